@@ -1,0 +1,184 @@
+//! A committed event: borrowed for encoding, shared for keeping.
+
+use bytes::Bytes;
+use std::ops::Range;
+use uuid::Uuid;
+
+use crate::ids::{PartitionId, PartitionKey};
+
+/// A borrowed view of one committed event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRef<'a> {
+    /// Its id.
+    pub id: Uuid,
+    /// The key its transaction was appended under.
+    pub partition_key: PartitionKey,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The transaction it belongs to.
+    pub transaction_id: Uuid,
+    /// Its sequence in the partition.
+    pub sequence: u64,
+    /// Its version in the stream.
+    pub version: u64,
+    /// Nanoseconds since 1970.
+    pub timestamp_ns: u64,
+    /// Its stream.
+    pub stream: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its metadata.
+    pub metadata: &'a [u8],
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+/// What an [`Event`] keeps of an event by value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventHead {
+    /// Its id.
+    pub id: Uuid,
+    /// The key its transaction was appended under.
+    pub partition_key: PartitionKey,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The transaction it belongs to.
+    pub transaction_id: Uuid,
+    /// Its sequence in the partition.
+    pub sequence: u64,
+    /// Its version in the stream.
+    pub version: u64,
+    /// Nanoseconds since 1970.
+    pub timestamp_ns: u64,
+}
+
+/// Where the variable parts of an event lie in its record's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventSpans {
+    /// The stream id, checked UTF-8.
+    pub stream: Range<u32>,
+    /// The name, checked UTF-8.
+    pub name: Range<u32>,
+    /// The metadata.
+    pub metadata: Range<u32>,
+    /// The payload.
+    pub payload: Range<u32>,
+}
+
+/// One committed event that shares the bytes it was read from.
+///
+/// A clone costs a reference count. An event keeps the whole buffer it was read from alive (up to
+/// 256 KiB, shared with its neighbours): copy out what you keep for long.
+#[derive(Clone, Debug)]
+pub struct Event {
+    head: EventHead,
+    record: Bytes,
+    spans: EventSpans,
+}
+
+impl Event {
+    /// Puts an event together from the bytes of its record.
+    ///
+    /// # Panics
+    /// When a span lies outside of `record`, or a span of text is not UTF-8: the decoder checks
+    /// both before it builds events.
+    #[must_use]
+    pub fn new(head: EventHead, record: Bytes, spans: EventSpans) -> Self {
+        let event = Self { head, record, spans };
+        let _ = event.as_ref();
+        event
+    }
+
+    /// The event, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> EventRef<'_> {
+        let part = |span: &Range<u32>| &self.record[span.start as usize..span.end as usize];
+        let text = |span| std::str::from_utf8(part(span)).expect("the decoder checked the text");
+        EventRef {
+            id: self.head.id,
+            partition_key: self.head.partition_key,
+            partition: self.head.partition,
+            transaction_id: self.head.transaction_id,
+            sequence: self.head.sequence,
+            version: self.head.version,
+            timestamp_ns: self.head.timestamp_ns,
+            stream: text(&self.spans.stream),
+            name: text(&self.spans.name),
+            metadata: part(&self.spans.metadata),
+            payload: part(&self.spans.payload),
+        }
+    }
+
+    /// Bytes of its variable parts; what a page's size is counted in.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let EventSpans { stream, name, metadata, payload } = &self.spans;
+        [stream, name, metadata, payload].iter().map(|span| span.len()).sum()
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.head.id
+    }
+
+    /// The key its transaction was appended under.
+    #[must_use]
+    pub fn partition_key(&self) -> PartitionKey {
+        self.head.partition_key
+    }
+
+    /// Its partition.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        self.head.partition
+    }
+
+    /// The transaction it belongs to.
+    #[must_use]
+    pub fn transaction_id(&self) -> Uuid {
+        self.head.transaction_id
+    }
+
+    /// Its sequence in the partition.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.head.sequence
+    }
+
+    /// Its version in the stream.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.head.version
+    }
+
+    /// Nanoseconds since 1970.
+    #[must_use]
+    pub fn timestamp_ns(&self) -> u64 {
+        self.head.timestamp_ns
+    }
+
+    /// Its stream.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        self.as_ref().stream
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.as_ref().name
+    }
+
+    /// Its metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &[u8] {
+        self.as_ref().metadata
+    }
+
+    /// Its payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.as_ref().payload
+    }
+}

@@ -1,0 +1,72 @@
+//! Every fixed limit of ActaDB in one place.
+//!
+//! What an operator may choose stands in the configuration; the numbers here bound what no
+//! configuration may exceed, and size the queues. "Put a limit on everything" is TigerBeetle's
+//! rule (`docs/TIGER_STYLE.md`).
+
+/// Longest stream id, in bytes of UTF-8.
+pub const STREAM_ID_MAX_BYTES: usize = 255;
+/// Longest event name, in bytes of UTF-8.
+pub const EVENT_NAME_MAX_BYTES: usize = 255;
+/// Most events in one transaction.
+pub const TRANSACTION_MAX_EVENTS: usize = 65_536;
+/// Default of `append.max_transaction_bytes`: the largest transaction, as
+/// [`size_bytes`](crate::transaction::Transaction::size_bytes) counts it.
+pub const TRANSACTION_MAX_BYTES: u64 = 16 << 20;
+/// What one event is charged on top of its stream id, name, payload and metadata: an upper bound
+/// of what the record and the frame add.
+pub const EVENT_OVERHEAD_BYTES: u64 = 96;
+
+/// Default of `segment.size_bytes`.
+pub const SEGMENT_DEFAULT_BYTES: u64 = 256 << 20;
+/// Smallest segment.
+pub const SEGMENT_MIN_BYTES: u64 = 1 << 20;
+/// Largest segment: places inside a segment are 32 bits wide.
+pub const SEGMENT_MAX_BYTES: u64 = 2 << 30;
+/// Space is allocated ahead of the write position in steps of this many bytes.
+pub const ALLOCATION_STEP_BYTES: u64 = 16 << 20;
+/// A transaction takes at most this fraction (one over n) of a segment.
+pub const SEGMENT_TRANSACTION_FRACTION: u64 = 4;
+/// Full segments of one bucket that may wait for their index before proposals wait, too.
+pub const FULL_SEGMENTS_MAX: usize = 2;
+/// The synced index is saved to the meta slots at least once per this many bytes of log.
+pub const SLOT_SAVE_BYTES: u64 = 16 << 20;
+/// The synced index is saved after a bucket was idle for this long, in nanoseconds.
+pub const SLOT_SAVE_IDLE_NS: u64 = 1_000_000_000;
+/// A failed allocation, or a write that found no space, is tried again after this long, in
+/// nanoseconds.
+pub const NO_ROOM_RETRY_NS: u64 = 1_000_000_000;
+
+/// Bodies of one entry are closed at this size even if more proposals wait, unless a single
+/// proposal is larger.
+pub const ENTRY_TARGET_BYTES: usize = 4 << 20;
+/// Committed entries kept in memory per bucket for readers, in bytes.
+pub const TAIL_BYTES: usize = 8 << 20;
+/// How much a scan reads from a segment at a time, in bytes.
+pub const READ_CHUNK_BYTES: usize = 256 << 10;
+
+/// Most partitions of a database.
+pub const PARTITIONS_MAX: u16 = 4096;
+/// Default of `partition.count`.
+pub const PARTITIONS_DEFAULT: u16 = 32;
+/// Most buckets of a database.
+pub const BUCKETS_MAX: u16 = 256;
+
+/// Most events in one page of a scan.
+pub const PAGE_MAX_EVENTS: usize = 10_000;
+/// Events in one page of a scan when the caller does not say.
+pub const PAGE_DEFAULT_EVENTS: usize = 100;
+/// Most bytes of events in one page; a larger event comes alone.
+pub const PAGE_MAX_BYTES: usize = 16 << 20;
+
+/// Stream heads a partition core keeps beyond those it must keep, in entries.
+pub const CACHED_HEADS_PER_PARTITION: usize = 65_536;
+/// Default of `append.permit_bytes`: request bytes of appends in flight per bucket.
+pub const PERMIT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Least permit taken by one transaction. With the permits this bounds the messages in any queue
+/// inside a bucket.
+pub const PERMIT_MIN_BYTES: u64 = 512;
+
+/// Latest timestamp a client may give, in milliseconds: later ones do not fit into nanoseconds,
+/// and a larger number can only be a mistaken unit.
+pub const TIMESTAMP_MAX_MS: u64 = u64::MAX / 1_000_000;
