@@ -11,6 +11,7 @@
 //! ([`Now`](time::Now)) and identity is a value.
 #![warn(missing_docs)]
 
+pub mod dice;
 pub mod entry;
 pub mod event;
 pub mod ids;
