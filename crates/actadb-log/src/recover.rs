@@ -1,0 +1,345 @@
+//! Where the log ends after a crash, and making what is kept durable before anyone sees it.
+//!
+//! The rule: a bad frame is *damage* when anything proves that it was durable once (the meta slot,
+//! the head of any later batch, the header of a later segment); otherwise it is the torn end of
+//! what was never acknowledged, and is cut, even if whole frames follow: several may have been
+//! unsynced. What remains may still lie in the system's cache only, and after a failed sync it
+//! lies there marked clean; so every frame above the slot's synced index is written again in place
+//! and synced. Every step may be interrupted and run again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actadb_disk::disk::DiskFile;
+
+use crate::error::{Damage, LogError};
+use crate::format::SEGMENT_HEADER_BYTES;
+use crate::scan::{Found, Frame, Scanner, Tip};
+use crate::segment::{read_header, segment_numbers, segment_path};
+use crate::writer::{FullSegment, LogSettings, LogWriter, OpenSegment};
+
+const REWRITE_BYTES: usize = 1 << 20;
+
+/// What was cut off the end of a log. It was never acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The file.
+    pub file: PathBuf,
+    /// Where the cut begins.
+    pub offset: u64,
+    /// Bytes from there to the end of what was written.
+    pub bytes: u64,
+    /// What stood there.
+    pub what: &'static str,
+}
+
+/// One segment of the log being recovered.
+#[derive(Debug)]
+struct Scanned {
+    number: u64,
+    file: Arc<dyn DiskFile>,
+    first_index: u64,
+    previous_checksum: u32,
+    end: u64,
+    /// Where the frames above the synced index begin.
+    unsynced_from: Option<u64>,
+}
+
+/// Walks the segments of a bucket in order; the caller says which ones an index vouches for.
+#[derive(Debug)]
+pub struct Recovery {
+    settings: LogSettings,
+    /// Synced index of the meta slot.
+    synced_index: u64,
+    numbers: Vec<u64>,
+    /// Position in `numbers`.
+    at: usize,
+    tip: Tip,
+    last: Option<Scanned>,
+    unsynced: Vec<(PathBuf, Arc<dyn DiskFile>, u64, u64)>,
+    cut: Option<(TornTail, Arc<dyn DiskFile>)>,
+    /// A last segment without a header, and what its frames prove durable.
+    unused: Option<(PathBuf, u64)>,
+}
+
+/// A log ready for appends.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Its writer.
+    pub writer: LogWriter,
+    /// What was cut off.
+    pub torn: Option<TornTail>,
+}
+
+impl Recovery {
+    /// Lists the segments. A last one without a header was allocated and not yet begun, or its
+    /// first write was torn: it is left out, and [`finish`](Self::finish) removes it unless a frame
+    /// in it proves that it held something acknowledged.
+    ///
+    /// # Errors
+    /// A gap in the numbers, or what the device says.
+    pub fn start(settings: LogSettings, synced_index: u64) -> Result<Self, LogError> {
+        let mut numbers = segment_numbers(&*settings.disk, &settings.dir)?;
+        for (number, expected) in numbers.iter().zip(1..) {
+            if *number != expected {
+                let path = segment_path(&settings.dir, expected);
+                return Err(Damage::new(&path, 0, "the segment is missing").into());
+            }
+        }
+        let mut unused = None;
+        if let Some(last) = numbers.last().copied() {
+            let path = segment_path(&settings.dir, last);
+            let file = settings.disk.open(&path).map_err(LogError::io("open", &path))?;
+            if read_header(&*file, &path, settings.identity)?.is_none() {
+                let durable = proven_durable(file, &path, settings.identity.checksum_seed())?;
+                unused = Some((path, durable));
+                numbers.pop();
+            }
+        }
+        Ok(Self {
+            settings,
+            synced_index,
+            numbers,
+            at: 0,
+            tip: Tip::default(),
+            last: None,
+            unsynced: Vec::new(),
+            cut: None,
+            unused,
+        })
+    }
+
+    /// The segment to go on with; `None` at the end.
+    #[must_use]
+    pub fn next_segment(&self) -> Option<u64> {
+        self.numbers.get(self.at).copied()
+    }
+
+    /// Whether the next segment is the one that is still being written.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.at + 1 >= self.numbers.len()
+    }
+
+    /// The last frame passed.
+    #[must_use]
+    pub fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    /// Passes a full segment on the word of its sealed index, reading only its length.
+    ///
+    /// # Errors
+    /// When the segment does not continue the one before it or has another length.
+    pub fn skip_sealed(&mut self, sealed: &FullSegment) -> Result<(), LogError> {
+        let number = self.next_segment().expect("the caller asked for the next segment");
+        let path = segment_path(&self.settings.dir, number);
+        if sealed.first_index != self.tip.index + 1 || sealed.previous_checksum != self.tip.checksum
+        {
+            return Err(Damage::new(&path, 0, "does not continue the segment before it").into());
+        }
+        let file =
+            self.settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;
+        let bytes = file.len().map_err(LogError::io("measure", &path))?;
+        if bytes != sealed.bytes {
+            let what = format!("has {bytes} bytes, its index describes {}", sealed.bytes);
+            return Err(Damage::new(&path, bytes.min(sealed.bytes), what).into());
+        }
+        self.tip = sealed.tip;
+        self.at += 1;
+        self.last = None;
+        Ok(())
+    }
+
+    /// Reads the next segment frame by frame. Changes nothing yet.
+    ///
+    /// # Errors
+    /// Damage, or what the device or the visitor says.
+    pub fn scan<E: From<LogError>>(
+        &mut self,
+        mut visit: impl FnMut(u64, Frame) -> Result<(), E>,
+    ) -> Result<FullSegment, E> {
+        let number = self.next_segment().expect("the caller asked for the next segment");
+        let path = segment_path(&self.settings.dir, number);
+        let file = self.settings.disk.open(&path).map_err(LogError::io("open", &path))?;
+        let header = read_header(&*file, &path, self.settings.identity)?
+            .ok_or_else(|| LogError::from(Damage::new(&path, 0, "the segment has no header")))?;
+        if header.first_index != self.tip.index + 1
+            || header.previous_checksum != self.tip.checksum
+        {
+            let what = format!(
+                "does not continue the segment before it (first index {}, expected {})",
+                header.first_index,
+                self.tip.index + 1
+            );
+            return Err(LogError::from(Damage::new(&path, 0, what)).into());
+        }
+        let seed = self.settings.identity.checksum_seed();
+        let read = LogError::io("read", &path);
+        let mut scanner = Scanner::new(file.clone(), seed, self.tip).map_err(read)?;
+        let mut unsynced_from = None;
+        let what = loop {
+            match scanner.step().map_err(LogError::io("read", &path))? {
+                Found::Frame(frame) => {
+                    if frame.header.index > self.synced_index {
+                        unsynced_from.get_or_insert(frame.offset);
+                    }
+                    visit(number, frame)?;
+                }
+                Found::End => break None,
+                Found::Bad(what) => break Some(what),
+            }
+        };
+        if let Some(what) = what {
+            let torn = self.judge(&mut scanner, &path, what)?;
+            self.cut = Some((torn, file.clone()));
+        }
+        self.tip = scanner.tip();
+        let scanned = Scanned {
+            number,
+            file: file.clone(),
+            first_index: header.first_index,
+            previous_checksum: header.previous_checksum,
+            end: scanner.offset(),
+            unsynced_from,
+        };
+        if let Some(from) = scanned.unsynced_from {
+            self.unsynced.push((path, file, from, scanned.end));
+        }
+        let full = FullSegment {
+            number,
+            first_index: scanned.first_index,
+            previous_checksum: scanned.previous_checksum,
+            tip: self.tip,
+            bytes: scanned.end,
+        };
+        self.last = Some(scanned);
+        self.at += 1;
+        Ok(full)
+    }
+
+    /// Whether a bad frame is the torn end of the log, or damage.
+    fn judge(
+        &self,
+        scanner: &mut Scanner,
+        path: &std::path::Path,
+        what: &'static str,
+    ) -> Result<TornTail, LogError> {
+        let (offset, index) = (scanner.offset(), scanner.tip().index + 1);
+        let damaged = |proof: &str| {
+            let what = format!("{what}, entry {index} expected; {proof}");
+            Err(Damage::new(path, offset, what).into())
+        };
+        if !self.is_last() {
+            return damaged("a later segment proves that it was synced");
+        }
+        if self.synced_index >= index {
+            return damaged("the meta slot says that it was synced");
+        }
+        let read = LogError::io("read", path);
+        let durable = scanner.durable_behind(offset).map_err(read)?;
+        if durable >= index {
+            return damaged("a later frame proves that it was synced");
+        }
+        let end = scanner.written_end(offset).map_err(LogError::io("read", path))?;
+        Ok(TornTail { file: path.to_owned(), offset, bytes: end - offset, what })
+    }
+
+    /// Cuts what is torn, makes the rest durable and hands out the writer.
+    ///
+    /// # Errors
+    /// Damage when the log ends before the synced index; what the device says.
+    ///
+    /// # Panics
+    /// When segments are left that were neither skipped nor scanned, or the last one was skipped:
+    /// it is full only when a later one exists.
+    pub fn finish(self) -> Result<Recovered, LogError> {
+        assert!(self.next_segment().is_none(), "segments are left");
+        assert!(self.last.is_some() || self.numbers.is_empty(), "the last segment was skipped");
+        let LogSettings { disk, dir, .. } = &self.settings;
+        if self.tip.index < self.synced_index {
+            let path = segment_path(dir, self.numbers.len().max(1) as u64);
+            let offset = self.last.as_ref().map_or(0, |last| last.end);
+            let what = format!(
+                "the log ends with entry {}, the meta slot says that {} was synced",
+                self.tip.index, self.synced_index
+            );
+            return Err(Damage::new(&path, offset, what).into());
+        }
+        if let Some((path, durable)) = &self.unused
+            && *durable > self.tip.index
+        {
+            let what = format!("no header, but a frame proves that entry {durable} was synced");
+            return Err(Damage::new(path, 0, what).into());
+        }
+        if let Some((torn, file)) = &self.cut {
+            zero(&**file, torn.offset, torn.bytes).map_err(LogError::io("cut", &torn.file))?;
+            file.sync_data().map_err(LogError::io("sync", &torn.file))?;
+        }
+        for (path, file, from, end) in &self.unsynced {
+            // The header may be as little synced as the frames behind it.
+            rewrite(&**file, 0, SEGMENT_HEADER_BYTES).map_err(LogError::io("rewrite", path))?;
+            rewrite(&**file, *from, *end).map_err(LogError::io("rewrite", path))?;
+            file.sync_data().map_err(LogError::io("sync", path))?;
+        }
+        if let Some((path, _)) = &self.unused {
+            disk.remove(path).map_err(LogError::io("remove", path))?;
+        }
+        disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
+
+        let current_start =
+            self.last.as_ref().map_or((0, 0), |last| (last.first_index, last.previous_checksum));
+        let current = match self.last {
+            Some(last) => {
+                let path = segment_path(dir, last.number);
+                let length = last.file.len().map_err(LogError::io("measure", &path))?;
+                // What lies past the segment's size was allocated under no rule of ours.
+                let allocated = length.max(last.end).min(self.settings.segment_bytes.max(last.end));
+                Some(OpenSegment {
+                    number: last.number,
+                    file: last.file,
+                    position: last.end,
+                    allocated,
+                })
+            }
+            None => None,
+        };
+        let torn = self.cut.map(|(torn, _)| torn);
+        let writer = LogWriter::new(self.settings, self.tip, current, current_start);
+        Ok(Recovered { writer, torn })
+    }
+}
+
+/// The highest index that the frames of a segment prove durable.
+fn proven_durable(
+    file: Arc<dyn DiskFile>,
+    path: &std::path::Path,
+    seed: u32,
+) -> Result<u64, LogError> {
+    let read = |source| LogError::Io { what: "read", path: path.to_owned(), source };
+    let mut scanner = Scanner::new(file, seed, Tip::default()).map_err(read)?;
+    scanner.durable_behind(SEGMENT_HEADER_BYTES).map_err(read)
+}
+
+fn zero(file: &dyn DiskFile, offset: u64, bytes: u64) -> std::io::Result<()> {
+    let zeros = vec![0; REWRITE_BYTES.min(bytes as usize)];
+    let mut done = 0;
+    while done < bytes {
+        let n = zeros.len().min((bytes - done) as usize);
+        file.write_all_at(&zeros[..n], offset + done)?;
+        done += n as u64;
+    }
+    Ok(())
+}
+
+fn rewrite(file: &dyn DiskFile, from: u64, end: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; REWRITE_BYTES.min((end - from) as usize)];
+    let mut at = from;
+    while at < end {
+        let n = buffer.len().min((end - at) as usize);
+        file.read_exact_at(&mut buffer[..n], at)?;
+        file.write_all_at(&buffer[..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
+}
