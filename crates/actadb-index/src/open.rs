@@ -1,0 +1,214 @@
+//! The index of a segment that still grows: hashes and 32-bit places in memory, nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use smallvec::SmallVec;
+
+use crate::format::group_lane;
+
+/// Keys are hashes already: their bits are used as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("only 64-bit keys are hashed");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        // The table takes its bucket from the low bits, where a group has its lane.
+        self.0 = key.rotate_left(32) ^ key;
+    }
+}
+
+type HashedMap<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+
+/// The sequences of one lane in one segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lane {
+    /// First sequence in the segment; the next one to come when there is none.
+    pub first: u64,
+    /// One place per sequence.
+    pub places: Vec<u32>,
+}
+
+/// Versions that follow each other without gaps.
+#[derive(Clone, Debug)]
+struct Chain {
+    first: u64,
+    places: SmallVec<[u32; 4]>,
+}
+
+impl Chain {
+    fn next(&self) -> u64 {
+        self.first + self.places.len() as u64
+    }
+
+    fn get(&self, version: u64) -> Option<u32> {
+        let at = usize::try_from(version.checked_sub(self.first)?).ok()?;
+        self.places.get(at).copied()
+    }
+}
+
+/// The index of one growing segment.
+#[derive(Clone, Debug, Default)]
+pub struct OpenIndex {
+    lanes: BTreeMap<u16, Lane>,
+    groups: HashedMap<SmallVec<[Chain; 1]>>,
+    keys: HashedMap<SmallVec<[u32; 2]>>,
+    postings: usize,
+    key_places: usize,
+}
+
+impl OpenIndex {
+    /// An index whose lanes begin at these sequences.
+    pub fn new(lanes: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        let lanes =
+            lanes.into_iter().map(|(lane, first)| (lane, Lane { first, places: Vec::new() }));
+        Self { lanes: lanes.collect(), ..Self::default() }
+    }
+
+    /// Adds the next sequence of a lane.
+    ///
+    /// # Panics
+    /// When it is not the next one: the log has no gaps, so a gap here is a bug that must not
+    /// spread.
+    pub fn push_lane(&mut self, lane: u16, sequence: u64, place: u32) {
+        let lane = self.lanes.entry(lane).or_default();
+        assert_eq!(sequence, lane.first + lane.places.len() as u64, "a gap in a lane");
+        lane.places.push(place);
+    }
+
+    /// Adds a version of a group in a lane.
+    pub fn add_posting(&mut self, group: u64, lane: u16, version: u64, place: u32) {
+        let chains = self.groups.entry(group_lane(group, lane)).or_default();
+        self.postings += 1;
+        // Two groups that share a hash have two chains; which of them takes a version that both
+        // could take does not matter, as answers are candidates.
+        match chains.iter_mut().find(|chain| chain.next() == version) {
+            Some(chain) => chain.places.push(place),
+            None => chains.push(Chain { first: version, places: SmallVec::from_buf_and_len(
+                [place, 0, 0, 0], 1) }),
+        }
+    }
+
+    /// Adds a place of a key.
+    pub fn add_key(&mut self, key: u64, place: u32) {
+        self.keys.entry(key).or_default().push(place);
+        self.key_places += 1;
+    }
+
+    /// Its lanes, ascending.
+    pub fn lanes(&self) -> impl Iterator<Item = (u16, &Lane)> {
+        self.lanes.iter().map(|(lane, data)| (*lane, data))
+    }
+
+    /// One lane.
+    #[must_use]
+    pub fn lane(&self, lane: u16) -> Option<&Lane> {
+        self.lanes.get(&lane)
+    }
+
+    /// Up to `limit` places from `sequence` on.
+    #[must_use]
+    pub fn lane_places(&self, lane: u16, sequence: u64, limit: usize) -> &[u32] {
+        let Some(lane) = self.lanes.get(&lane) else { return &[] };
+        let Some(at) = sequence.checked_sub(lane.first) else { return &[] };
+        let start = usize::try_from(at).unwrap_or(usize::MAX).min(lane.places.len());
+        let end = start.saturating_add(limit).min(lane.places.len());
+        &lane.places[start..end]
+    }
+
+    /// Up to `limit` candidates (version, place) of a group in a lane: ascending from the first
+    /// version at or above `version`.
+    #[must_use]
+    pub fn postings_from(
+        &self,
+        group: u64,
+        lane: u16,
+        version: u64,
+        limit: usize,
+    ) -> Vec<(u64, u32)> {
+        let chains = self.chains(group, lane);
+        let mut found: Vec<(u64, u32)> = Vec::new();
+        for chain in chains {
+            let from = version.max(chain.first);
+            let places = (from..chain.next()).filter_map(|v| Some((v, chain.get(v)?)));
+            found.extend(places.take(limit));
+        }
+        if chains.len() > 1 {
+            found.sort_unstable();
+            found.truncate(limit);
+        }
+        found
+    }
+
+    /// Up to `limit` candidates (version, place) of a group in a lane: descending from the last
+    /// version at or below `version`.
+    #[must_use]
+    pub fn postings_before(
+        &self,
+        group: u64,
+        lane: u16,
+        version: u64,
+        limit: usize,
+    ) -> Vec<(u64, u32)> {
+        let chains = self.chains(group, lane);
+        let mut found: Vec<(u64, u32)> = Vec::new();
+        for chain in chains {
+            let end = version.saturating_add(1).min(chain.next());
+            let places = (chain.first..end).rev().filter_map(|v| Some((v, chain.get(v)?)));
+            found.extend(places.take(limit));
+        }
+        if chains.len() > 1 {
+            found.sort_unstable_by(|a, b| b.cmp(a));
+            found.truncate(limit);
+        }
+        found
+    }
+
+    fn chains(&self, group: u64, lane: u16) -> &[Chain] {
+        self.groups.get(&group_lane(group, lane)).map_or(&[], |chains| chains)
+    }
+
+    /// Lanes in which a group may have postings, ascending.
+    #[must_use]
+    pub fn lanes_of_group(&self, group: u64) -> SmallVec<[u16; 2]> {
+        let has = |lane: &u16| self.groups.contains_key(&group_lane(group, *lane));
+        self.lanes.keys().copied().filter(has).collect()
+    }
+
+    /// Candidates for a key.
+    #[must_use]
+    pub fn key_places(&self, key: u64) -> SmallVec<[u32; 2]> {
+        self.keys.get(&key).cloned().unwrap_or_default()
+    }
+
+    /// All postings, sorted.
+    pub(crate) fn sorted_postings(&self) -> Vec<(u64, u64, u32)> {
+        let mut all = Vec::with_capacity(self.postings);
+        for (group_lane, chains) in &self.groups {
+            for chain in chains {
+                let versions = chain.first..;
+                all.extend(versions.zip(&chain.places).map(|(v, place)| (*group_lane, v, *place)));
+            }
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// All keys, sorted.
+    pub(crate) fn sorted_keys(&self) -> Vec<(u64, u32)> {
+        let mut all = Vec::with_capacity(self.key_places);
+        for (key, places) in &self.keys {
+            all.extend(places.iter().map(|place| (*key, *place)));
+        }
+        all.sort_unstable();
+        all
+    }
+}

@@ -1,0 +1,504 @@
+//! The index of a full segment: a file of sorted tables, read block by block.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actadb_disk::disk::{Disk, DiskFile};
+use smallvec::SmallVec;
+use uuid::Uuid;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::error::IndexError;
+use crate::format::{
+    BLOCK_BYTES, BLOCK_PAYLOAD, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane,
+    RawPosting, block_checksum, blocks_for, group_lane, per_block,
+};
+use crate::open::OpenIndex;
+
+/// What a sealed index says about one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedLane {
+    /// The lane.
+    pub lane: u16,
+    /// First sequence in the segment; the next one to come when there is none.
+    pub first: u64,
+    /// Number of sequences in the segment.
+    pub count: u32,
+    block: u32,
+}
+
+impl SealedLane {
+    /// The sequence behind the last one.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.first + u64::from(self.count)
+    }
+}
+
+/// An index file, open. Lookups read blocks and check them.
+#[derive(Debug)]
+pub struct SealedIndex {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    seed: u32,
+    described: Described,
+    lanes: Vec<SealedLane>,
+    postings: Table,
+    keys: Table,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Table {
+    block: u64,
+    count: usize,
+}
+
+impl SealedIndex {
+    /// Writes an index file: a temporary one, synced, renamed, its directory synced.
+    ///
+    /// # Errors
+    /// What the device says; a temporary file may be left behind.
+    pub fn build(
+        disk: &dyn Disk,
+        path: &Path,
+        described: &Described,
+        open: &OpenIndex,
+    ) -> Result<(), IndexError> {
+        let bytes = encode(described, open);
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let temporary = path.with_extension("index-new");
+        if disk.exists(&temporary).map_err(IndexError::io("look for", &temporary))? {
+            disk.remove(&temporary).map_err(IndexError::io("remove", &temporary))?;
+        }
+        let file = disk.create(&temporary).map_err(IndexError::io("create", &temporary))?;
+        file.write_all_at(&bytes, 0).map_err(IndexError::io("write", &temporary))?;
+        file.sync_data().map_err(IndexError::io("sync", &temporary))?;
+        disk.rename(&temporary, path).map_err(IndexError::io("rename", path))?;
+        disk.sync_dir(dir).map_err(IndexError::io("sync", dir))
+    }
+
+    /// Opens a file, reading its header and its lanes.
+    ///
+    /// # Errors
+    /// When it is not a good index of a known version, or the device says no.
+    pub fn open(disk: &dyn Disk, path: &Path, database: Uuid) -> Result<Self, IndexError> {
+        let file = disk.open_read(path).map_err(IndexError::io("open", path))?;
+        let damaged =
+            |what| IndexError::Damaged { path: path.to_owned(), offset: 0, what };
+        let seed = crc32c::crc32c(database.as_bytes());
+        let mut index = Self {
+            file,
+            path: path.to_owned(),
+            seed,
+            described: Described {
+                database,
+                bucket: 0,
+                segment: 0,
+                segment_bytes: 0,
+                first_index: 0,
+                last_index: 0,
+                last_term: 0,
+                last_time_ns: 0,
+                previous_checksum: 0,
+                last_checksum: 0,
+            },
+            lanes: Vec::new(),
+            postings: Table { block: 0, count: 0 },
+            keys: Table { block: 0, count: 0 },
+        };
+        let block = index.block(0)?;
+        let (header, _) =
+            RawHeader::read_from_prefix(&*block).map_err(|_| damaged("no header"))?;
+        if header.magic != MAGIC || header.version.get() > FORMAT_VERSION {
+            return Err(damaged("not an index of a known version"));
+        }
+        let length = index.file.len().map_err(IndexError::io("measure", path))?;
+        if length != u64::from(header.block_count.get()) * BLOCK_BYTES as u64 {
+            return Err(damaged("the file has another length than its header says"));
+        }
+        index.described = Described {
+            database: Uuid::from_bytes(header.database),
+            bucket: header.bucket.get(),
+            segment: header.segment.get(),
+            segment_bytes: header.segment_bytes.get(),
+            first_index: header.first_index.get(),
+            last_index: header.last_index.get(),
+            last_term: header.last_term.get(),
+            last_time_ns: header.last_time_ns.get(),
+            previous_checksum: header.previous_checksum.get(),
+            last_checksum: header.last_checksum.get(),
+        };
+        index.postings = Table {
+            block: header.posting_block.get().into(),
+            count: header.posting_count.get() as usize,
+        };
+        index.keys =
+            Table { block: header.key_block.get().into(), count: header.key_count.get() as usize };
+        let lanes = Table { block: 1, count: header.lane_count.get() as usize };
+        let mut at = 0;
+        while at < lanes.count {
+            let block = index.block(lanes.block + (at / per_block::<RawLane>()) as u64)?;
+            for raw in entries::<RawLane>(&block, lanes, at) {
+                index.lanes.push(SealedLane {
+                    lane: raw.lane.get(),
+                    first: raw.first.get(),
+                    count: raw.count.get(),
+                    block: raw.block.get(),
+                });
+                at += 1;
+            }
+        }
+        Ok(index)
+    }
+
+    /// Path of the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The segment it describes.
+    #[must_use]
+    pub fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// All lanes the bucket knew when the segment was full, ascending.
+    #[must_use]
+    pub fn lanes(&self) -> &[SealedLane] {
+        &self.lanes
+    }
+
+    /// One lane.
+    #[must_use]
+    pub fn lane(&self, lane: u16) -> Option<&SealedLane> {
+        let at = self.lanes.binary_search_by_key(&lane, |entry| entry.lane).ok()?;
+        self.lanes.get(at)
+    }
+
+    /// Number of postings and of keys in the file.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.postings.count, self.keys.count)
+    }
+
+    /// Up to `limit` places from `sequence` on.
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn lane_places(
+        &self,
+        lane: u16,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<u32>, IndexError> {
+        let Some(lane) = self.lane(lane) else { return Ok(Vec::new()) };
+        let Some(start) = sequence.checked_sub(lane.first) else { return Ok(Vec::new()) };
+        let table = Table { block: lane.block.into(), count: lane.count as usize };
+        let mut at = usize::try_from(start).unwrap_or(usize::MAX).min(table.count);
+        let end = at.saturating_add(limit).min(table.count);
+        let mut places = Vec::with_capacity(end - at);
+        while at < end {
+            let block = self.block(table.block + (at / per_block::<RawPlace>()) as u64)?;
+            let before = places.len();
+            let found = entries::<RawPlace>(&block, table, at).map(|raw| raw.0.get());
+            places.extend(found.take(end - at));
+            at += places.len() - before;
+        }
+        Ok(places)
+    }
+
+    /// As [`OpenIndex::postings_from`].
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn postings_from(
+        &self,
+        group: u64,
+        lane: u16,
+        version: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u32)>, IndexError> {
+        let wanted = group_lane(group, lane);
+        let mut at = self.lower_bound::<RawPosting>(self.postings, &|raw| {
+            (raw.group_lane.get(), raw.version.get()) < (wanted, version)
+        })?;
+        let mut found = Vec::new();
+        while at < self.postings.count && found.len() < limit {
+            let block = self.block_of::<RawPosting>(self.postings, at)?;
+            for raw in entries::<RawPosting>(&block, self.postings, at) {
+                if raw.group_lane.get() != wanted || found.len() == limit {
+                    return Ok(found);
+                }
+                found.push((raw.version.get(), raw.place.get()));
+                at += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// As [`OpenIndex::postings_before`].
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn postings_before(
+        &self,
+        group: u64,
+        lane: u16,
+        version: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u32)>, IndexError> {
+        let wanted = group_lane(group, lane);
+        let mut end = self.lower_bound::<RawPosting>(self.postings, &|raw| {
+            (raw.group_lane.get(), raw.version.get()) <= (wanted, version)
+        })?;
+        let mut found = Vec::new();
+        while end > 0 && found.len() < limit {
+            let start = (end - 1) / per_block::<RawPosting>() * per_block::<RawPosting>();
+            let block = self.block_of::<RawPosting>(self.postings, start)?;
+            let inside: Vec<&RawPosting> =
+                entries::<RawPosting>(&block, self.postings, start).take(end - start).collect();
+            for raw in inside.into_iter().rev() {
+                if raw.group_lane.get() != wanted || found.len() == limit {
+                    return Ok(found);
+                }
+                found.push((raw.version.get(), raw.place.get()));
+            }
+            end = start;
+        }
+        Ok(found)
+    }
+
+    /// As [`OpenIndex::lanes_of_group`].
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn lanes_of_group(&self, group: u64) -> Result<SmallVec<[u16; 2]>, IndexError> {
+        let mut found = SmallVec::new();
+        let mut from = Some(group_lane(group, 0));
+        while let Some(wanted) = from {
+            let at = self.lower_bound::<RawPosting>(self.postings, &|raw| {
+                raw.group_lane.get() < wanted
+            })?;
+            if at >= self.postings.count {
+                break;
+            }
+            let block = self.block_of::<RawPosting>(self.postings, at)?;
+            let row = entries::<RawPosting>(&block, self.postings, at).next();
+            let Some(row) = row.map(|row| row.group_lane.get()) else { break };
+            if row & !0xffff != group & !0xffff {
+                break;
+            }
+            found.push((row & 0xffff) as u16);
+            from = row.checked_add(1).filter(|next| next & !0xffff == group & !0xffff);
+        }
+        Ok(found)
+    }
+
+    /// As [`OpenIndex::key_places`].
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn key_places(&self, key: u64) -> Result<SmallVec<[u32; 2]>, IndexError> {
+        let mut at = self.lower_bound::<RawKey>(self.keys, &|raw| raw.key.get() < key)?;
+        let mut found = SmallVec::new();
+        while at < self.keys.count {
+            let block = self.block_of::<RawKey>(self.keys, at)?;
+            for raw in entries::<RawKey>(&block, self.keys, at) {
+                if raw.key.get() != key {
+                    return Ok(found);
+                }
+                found.push(raw.place.get());
+                at += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the file is, byte for byte, the index of what `open` holds.
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn equals(&self, open: &OpenIndex) -> Result<bool, IndexError> {
+        self.verify()?;
+        let expected = encode(&self.described, open);
+        let mut found = vec![0; expected.len()];
+        let read = self.file.read_full_at(&mut found, 0);
+        let n = read.map_err(IndexError::io("read", &self.path))?;
+        let length = self.file.len().map_err(IndexError::io("measure", &self.path))?;
+        Ok(n == expected.len() && length == n as u64 && found == expected)
+    }
+
+    /// Reads every block; for a check of the whole file.
+    ///
+    /// # Errors
+    /// The first bad block.
+    pub fn verify(&self) -> Result<(), IndexError> {
+        let length = self.file.len().map_err(IndexError::io("measure", &self.path))?;
+        for number in 0..length / BLOCK_BYTES as u64 {
+            self.block(number)?;
+        }
+        Ok(())
+    }
+
+    /// First entry for which `less` is false; `less` holds for a prefix of the table.
+    fn lower_bound<T: Entry>(
+        &self,
+        table: Table,
+        less: &dyn Fn(&T) -> bool,
+    ) -> Result<usize, IndexError> {
+        let (mut low, mut high) = (0, blocks_for::<T>(table.count));
+        // The answer lies in the last block whose first entry is less, or right behind it.
+        while low < high {
+            let middle = low.midpoint(high);
+            let block = self.block(table.block + middle as u64)?;
+            let first = entries::<T>(&block, table, middle * per_block::<T>()).next();
+            if first.is_some_and(less) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let Some(last) = low.checked_sub(1) else { return Ok(0) };
+        let block = self.block(table.block + last as u64)?;
+        let start = last * per_block::<T>();
+        let inside = entries::<T>(&block, table, start).take_while(|entry| less(entry)).count();
+        Ok(start + inside)
+    }
+
+    fn block_of<T: Entry>(&self, table: Table, at: usize) -> Result<Box<Block>, IndexError> {
+        self.block(table.block + (at / per_block::<T>()) as u64)
+    }
+
+    fn block(&self, number: u64) -> Result<Box<Block>, IndexError> {
+        let mut block = Box::new([0; BLOCK_BYTES]);
+        let offset = number * BLOCK_BYTES as u64;
+        let n = self
+            .file
+            .read_full_at(&mut *block, offset)
+            .map_err(IndexError::io("read", &self.path))?;
+        let damaged = |what| IndexError::Damaged { path: self.path.clone(), offset, what };
+        if n < BLOCK_BYTES {
+            return Err(damaged("the file ends inside a block"));
+        }
+        let stored = u32::from_le_bytes(
+            block[BLOCK_PAYLOAD..].try_into().map_err(|_| damaged("no checksum"))?,
+        );
+        if stored != block_checksum(self.seed, number, &block[..BLOCK_PAYLOAD]) {
+            return Err(damaged("the block's checksum is wrong"));
+        }
+        Ok(block)
+    }
+}
+
+type Block = [u8; BLOCK_BYTES];
+
+/// What a block holds a row of.
+trait Entry: FromBytes + KnownLayout + Immutable + Unaligned + 'static {}
+impl<T: FromBytes + KnownLayout + Immutable + Unaligned + 'static> Entry for T {}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawPlace(zerocopy::little_endian::U32);
+
+/// The entries of a table that lie in `block`, from entry `at` of the table on.
+fn entries<T: Entry>(block: &Block, table: Table, at: usize) -> impl Iterator<Item = &T> {
+    let rows = per_block::<T>();
+    let start = at / rows * rows;
+    let used = rows.min(table.count.saturating_sub(start));
+    let bytes = &block[..used * size_of::<T>()];
+    let all = <[T]>::ref_from_bytes(bytes).unwrap_or(&[]);
+    all.iter().skip(at - start)
+}
+
+/// Lays the tables out in blocks with checksums.
+fn encode(described: &Described, open: &OpenIndex) -> Vec<u8> {
+    let postings = open.sorted_postings();
+    let keys = open.sorted_keys();
+    let lanes: Vec<_> = open.lanes().collect();
+
+    let mut next_block = 1 + blocks_for::<RawLane>(lanes.len());
+    let raw_lanes: Vec<RawLane> = lanes
+        .iter()
+        .map(|(lane, data)| {
+            let block = next_block;
+            next_block += blocks_for::<RawPlace>(data.places.len());
+            RawLane {
+                lane: (*lane).into(),
+                zero: 0.into(),
+                count: (data.places.len() as u32).into(),
+                first: data.first.into(),
+                block: (block as u32).into(),
+                zero_2: 0.into(),
+            }
+        })
+        .collect();
+    let posting_block = next_block;
+    let key_block = posting_block + blocks_for::<RawPosting>(postings.len());
+    let block_count = key_block + blocks_for::<RawKey>(keys.len());
+    let header = RawHeader {
+        magic: MAGIC,
+        version: FORMAT_VERSION.into(),
+        bucket: described.bucket.into(),
+        lane_count: (lanes.len() as u32).into(),
+        database: *described.database.as_bytes(),
+        segment: described.segment.into(),
+        segment_bytes: described.segment_bytes.into(),
+        first_index: described.first_index.into(),
+        last_index: described.last_index.into(),
+        last_term: described.last_term.into(),
+        last_time_ns: described.last_time_ns.into(),
+        previous_checksum: described.previous_checksum.into(),
+        last_checksum: described.last_checksum.into(),
+        posting_count: (postings.len() as u32).into(),
+        posting_block: (posting_block as u32).into(),
+        key_count: (keys.len() as u32).into(),
+        key_block: (key_block as u32).into(),
+        block_count: (block_count as u32).into(),
+        zero: 0.into(),
+    };
+
+    let mut bytes = Vec::with_capacity(block_count * BLOCK_BYTES);
+    let seed = crc32c::crc32c(described.database.as_bytes());
+    put_rows(&mut bytes, seed, std::iter::once(&header));
+    put_rows(&mut bytes, seed, raw_lanes.iter());
+    for (_, data) in &lanes {
+        let raw: Vec<RawPlace> =
+            data.places.iter().map(|place| RawPlace((*place).into())).collect();
+        put_rows(&mut bytes, seed, raw.iter());
+    }
+    let raw: Vec<RawPosting> = postings
+        .iter()
+        .map(|(group_lane, version, place)| RawPosting {
+            group_lane: (*group_lane).into(),
+            version: (*version).into(),
+            place: (*place).into(),
+        })
+        .collect();
+    put_rows(&mut bytes, seed, raw.iter());
+    let raw: Vec<RawKey> = keys
+        .iter()
+        .map(|(key, place)| RawKey { key: (*key).into(), place: (*place).into() })
+        .collect();
+    put_rows(&mut bytes, seed, raw.iter());
+    debug_assert_eq!(bytes.len(), block_count * BLOCK_BYTES);
+    bytes
+}
+
+fn put_rows<'a, T: IntoBytes + Immutable + 'a>(
+    bytes: &mut Vec<u8>,
+    seed: u32,
+    rows: impl Iterator<Item = &'a T>,
+) {
+    let mut rows = rows.peekable();
+    while rows.peek().is_some() {
+        let start = bytes.len();
+        for row in rows.by_ref().take(per_block::<T>()) {
+            bytes.extend_from_slice(row.as_bytes());
+        }
+        bytes.resize(start + BLOCK_PAYLOAD, 0);
+        let number = (start / BLOCK_BYTES) as u64;
+        let checksum = block_checksum(seed, number, &bytes[start..]);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+    }
+}

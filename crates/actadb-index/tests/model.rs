@@ -1,0 +1,155 @@
+//! Open and sealed indexes against a plain sorted map.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use actadb_disk::disk::Disk;
+use actadb_disk::sim::SimDisk;
+use actadb_index::error::IndexError;
+use actadb_index::format::Described;
+use actadb_index::open::OpenIndex;
+use actadb_index::sealed::SealedIndex;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+fn described() -> Described {
+    Described {
+        database: Uuid::from_u128(3),
+        bucket: 1,
+        segment: 7,
+        segment_bytes: 100,
+        first_index: 1,
+        last_index: 9,
+        last_term: 1,
+        last_time_ns: 77,
+        previous_checksum: 0,
+        last_checksum: 5,
+    }
+}
+
+fn seal(disk: &SimDisk, open: &OpenIndex) -> SealedIndex {
+    disk.create_dir_all(Path::new("/b")).expect("dir");
+    let path = Path::new("/b/1.index");
+    SealedIndex::build(disk, path, &described(), open).expect("build");
+    SealedIndex::open(disk, path, described().database).expect("open")
+}
+
+/// A stream of postings in which versions of a group and lane rise, and groups collide.
+fn operations() -> impl Strategy<Value = Vec<(u8, u16, u8)>> {
+    prop::collection::vec((0_u8..12, 0_u16..3, any::<u8>()), 0..2500)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn open_and_sealed_answer_what_a_sorted_map_answers(operations in operations()) {
+        let mut open = OpenIndex::new([(0, 5), (2, 1)]);
+        let mut postings = BTreeSet::new();
+        let mut keys = BTreeSet::new();
+        let mut sequences = [5_u64, 0, 1];
+        let mut versions = std::collections::HashMap::new();
+        for (n, (member, lane, key)) in operations.iter().enumerate() {
+            let place = n as u32;
+            // Two members share each group: hash collisions of different streams.
+            let group = (u64::from(member / 2) + 1) << 32;
+            let version = versions.entry((member, lane)).or_insert(u64::from(*member));
+            open.add_posting(group, *lane, *version, place);
+            postings.insert((group, *lane, *version, place));
+            *version += 1;
+            open.push_lane(*lane, sequences[usize::from(*lane)], place);
+            sequences[usize::from(*lane)] += 1;
+            let key = u64::from(*key) << 56;
+            open.add_key(key, place);
+            keys.insert((key, place));
+        }
+        let disk = SimDisk::new();
+        let sealed = seal(&disk, &open);
+        prop_assert_eq!(sealed.described(), &described());
+        sealed.verify().expect("all blocks are good");
+
+        for member in 0..7_u64 {
+            let group = (member + 1) << 32;
+            for lane in 0..4_u16 {
+                for version in [0, 1, 7, 50, u64::MAX] {
+                    for limit in [1, 3, 100_000] {
+                        let mut up: Vec<(u64, u32)> = postings
+                            .iter()
+                            .filter(|p| p.0 == group && p.1 == lane && p.2 >= version)
+                            .map(|p| (p.2, p.3))
+                            .collect();
+                        let mut down: Vec<(u64, u32)> = postings
+                            .iter()
+                            .filter(|p| p.0 == group && p.1 == lane && p.2 <= version)
+                            .map(|p| (p.2, p.3))
+                            .rev()
+                            .collect();
+                        up.truncate(limit);
+                        down.truncate(limit);
+                        prop_assert_eq!(&open.postings_from(group, lane, version, limit), &up);
+                        prop_assert_eq!(&open.postings_before(group, lane, version, limit), &down);
+                        let found = sealed.postings_from(group, lane, version, limit).expect("good");
+                        prop_assert_eq!(&found, &up);
+                        let found = sealed.postings_before(group, lane, version, limit).expect("good");
+                        prop_assert_eq!(&found, &down);
+                    }
+                }
+            }
+        }
+        for member in 0..7_u64 {
+            let group = (member + 1) << 32;
+            let mut lanes: Vec<u16> =
+                postings.iter().filter(|p| p.0 == group).map(|p| p.1).collect();
+            lanes.dedup();
+            prop_assert_eq!(sealed.lanes_of_group(group).expect("good").to_vec(), lanes.clone());
+            let open_lanes = open.lanes_of_group(group).to_vec();
+            prop_assert_eq!(open_lanes, lanes);
+        }
+        for key in 0..=255_u64 {
+            let wanted: Vec<u32> =
+                keys.iter().filter(|k| k.0 == key << 56).map(|k| k.1).collect();
+            prop_assert_eq!(open.key_places(key << 56).to_vec(), wanted.clone());
+            prop_assert_eq!(sealed.key_places(key << 56).expect("good").to_vec(), wanted);
+        }
+        for lane in 0..4_u16 {
+            for (sequence, limit) in [(0, 3), (5, 1), (6, 10_000), (u64::MAX, 1)] {
+                let places = open.lane_places(lane, sequence, limit).to_vec();
+                let found = sealed.lane_places(lane, sequence, limit).expect("good");
+                prop_assert_eq!(found, places);
+            }
+            let next = open.lane(lane).map(|l| l.first + l.places.len() as u64);
+            prop_assert_eq!(sealed.lane(lane).map(|l| l.next()), next);
+        }
+    }
+}
+
+#[test]
+fn a_bit_flipped_in_any_block_is_an_error_and_never_an_answer() {
+    let mut open = OpenIndex::default();
+    for n in 0..3000_u64 {
+        open.push_lane(0, n, n as u32);
+        open.add_posting(n << 40, 0, 0, n as u32);
+        open.add_key(n << 40, n as u32);
+    }
+    let disk = SimDisk::new();
+    let path = Path::new("/b/1.index");
+    let index = seal(&disk, &open);
+    let length = disk.contents(path).expect("there").len();
+    for block in 0..length / 4096 {
+        disk.damage(path, |bytes| bytes[block * 4096 + 3] ^= 4);
+        assert!(matches!(index.verify(), Err(IndexError::Damaged { .. })), "block {block}");
+        for n in (0..3000_u64).step_by(17) {
+            if let Ok(found) = index.key_places(n << 40) {
+                assert_eq!(found.to_vec(), vec![n as u32]);
+            }
+            if let Ok(found) = index.postings_from(n << 40, 0, 0, 5) {
+                assert_eq!(found, vec![(0, n as u32)]);
+            }
+        }
+        disk.damage(path, |bytes| bytes[block * 4096 + 3] ^= 4);
+    }
+    disk.damage(path, |bytes| bytes.truncate(length - 1));
+    assert!(SealedIndex::open(&disk, path, described().database).is_err());
+    let other = Uuid::from_u128(99);
+    assert!(SealedIndex::open(&disk, path, other).is_err(), "another database's index");
+}
