@@ -127,28 +127,30 @@ impl Recovery {
         self.tip
     }
 
-    /// Passes a full segment on the word of its sealed index, reading only its length.
+    /// Passes a full segment on the word of its sealed index, reading only its length. Answers
+    /// `false`, and stays, when the two do not fit: one of them is wrong, and reading the segment
+    /// tells which.
     ///
     /// # Errors
-    /// When the segment does not continue the one before it or has another length.
-    pub fn skip_sealed(&mut self, sealed: &FullSegment) -> Result<(), LogError> {
+    /// What the device says.
+    ///
+    /// # Panics
+    /// When there is no next segment.
+    pub fn skip_sealed(&mut self, sealed: &FullSegment) -> Result<bool, LogError> {
         let number = self.next_segment().expect("the caller asked for the next segment");
         let path = segment_path(&self.settings.dir, number);
-        if sealed.first_index != self.tip.index + 1 || sealed.previous_checksum != self.tip.checksum
-        {
-            return Err(Damage::new(&path, 0, "does not continue the segment before it").into());
-        }
-        let file =
-            self.settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;
+        let file = self.settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;
         let bytes = file.len().map_err(LogError::io("measure", &path))?;
-        if bytes != sealed.bytes {
-            let what = format!("has {bytes} bytes, its index describes {}", sealed.bytes);
-            return Err(Damage::new(&path, bytes.min(sealed.bytes), what).into());
+        let fits = sealed.number == number
+            && sealed.first_index == self.tip.index + 1
+            && sealed.previous_checksum == self.tip.checksum
+            && sealed.bytes == bytes;
+        if fits {
+            self.tip = sealed.tip;
+            self.at += 1;
+            self.last = None;
         }
-        self.tip = sealed.tip;
-        self.at += 1;
-        self.last = None;
-        Ok(())
+        Ok(fits)
     }
 
     /// Reads the next segment frame by frame. Changes nothing yet.

@@ -1,0 +1,71 @@
+//! Why the store could not open or read.
+
+use actadb_index::error::IndexError;
+use actadb_log::error::{Damage, LogError};
+
+/// Why a database directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log, a slot or the meta file.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An index could not be written.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// Another process has the directory.
+    #[error("{0} is in use by another process")]
+    Locked(String),
+    /// The directory was made with other counts.
+    #[error(
+        "{key} is {wanted} in the configuration, but this database was made with {found}: \
+         it is fixed for a database's life"
+    )]
+    Fixed {
+        /// The configuration key.
+        key: &'static str,
+        /// What the configuration wants.
+        wanted: u64,
+        /// What the database has.
+        found: u64,
+    },
+    /// Segments without the file that says whose they are.
+    #[error("{0} holds data but no meta file; restore it from a backup of the directory")]
+    NoMeta(String),
+    /// The directory does not hold a database.
+    #[error("{0} holds no database")]
+    NotADatabase(String),
+}
+
+impl From<Damage> for OpenError {
+    fn from(damage: Damage) -> Self {
+        Self::Log(damage.into())
+    }
+}
+
+/// Why a read could not be answered. Never a shorter answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A record is damaged.
+    #[error("{0}; reads of the rest go on; run `actadb check`")]
+    Damaged(Damage),
+    /// An index is damaged or cannot be read.
+    #[error("{0}; stop the server, delete the index file and start: it is rebuilt")]
+    Index(#[from] IndexError),
+    /// The device said no.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The index and the log tell different things.
+    #[error("index and log of bucket {bucket} disagree: {what}; run `actadb check`")]
+    Disagree {
+        /// The bucket.
+        bucket: u16,
+        /// About what.
+        what: String,
+    },
+}
+
+impl From<Damage> for ReadError {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage)
+    }
+}

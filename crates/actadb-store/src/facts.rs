@@ -1,0 +1,57 @@
+//! What the committed state of a node says about the keys of a decision.
+
+use std::sync::Arc;
+
+use actadb_model::ids::PartitionId;
+use actadb_model::keys::{Facts, Keys, StreamFact};
+use actadb_model::names::StreamId;
+
+use crate::error::ReadError;
+use crate::reader::Reader;
+
+/// Answers `keys` for a partition of `own`; a stream that the partition does not have is asked of
+/// `others`, the node's other buckets, too.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn facts(
+    own: &Reader,
+    others: &[Reader],
+    partition: PartitionId,
+    keys: &Keys,
+) -> Result<Facts, ReadError> {
+    let mut answer = Facts::default();
+    for stream in &keys.streams {
+        answer.streams.push((stream.clone(), stream_fact(own, others, partition, stream)?));
+    }
+    for id in &keys.event_ids {
+        let known = own.transaction_of(*id)?.and_then(|t| t.to_numbered());
+        answer.event_ids.push((*id, known.map(Arc::new)));
+    }
+    Ok(answer)
+}
+
+fn stream_fact(
+    own: &Reader,
+    others: &[Reader],
+    partition: PartitionId,
+    stream: &StreamId,
+) -> Result<StreamFact, ReadError> {
+    let heads = own.stream_heads(stream.as_str())?;
+    if let Some((_, head)) = heads.iter().find(|(p, _)| *p == partition) {
+        return Ok(StreamFact::Head { version: head.version, partition_key: head.partition_key });
+    }
+    let mut elsewhere = heads.into_iter().next();
+    for other in others {
+        if elsewhere.is_some() {
+            break;
+        }
+        elsewhere = other.stream_heads(stream.as_str())?.into_iter().next();
+    }
+    Ok(match elsewhere {
+        Some((partition, head)) => {
+            StreamFact::Elsewhere { partition, partition_key: head.partition_key }
+        }
+        None => StreamFact::Absent,
+    })
+}

@@ -1,0 +1,28 @@
+//! One bucket on disk.
+//!
+//! - [`record`] alone knows how a transaction lies in an entry.
+//! - [`writer::BucketWriter`] holds the files; it blocks and lives in the writer thread.
+//! - [`publisher::Publisher`] is memory: it puts committed entries into the tail and the open
+//!   index, and only then moves the watermarks.
+//! - [`reader::Reader`] is cloneable and blocking; it answers from the tail, the indexes and the
+//!   segment files, never above a watermark.
+//! - [`open`] puts the three together from a directory, [`meta`] knows whose directory it is, and
+//!   [`check`] walks a stopped store.
+//!
+//! Nothing here knows versions' rules, replicas or threads.
+
+pub mod check;
+pub mod error;
+pub mod facts;
+pub mod hashes;
+pub mod meta;
+pub mod open;
+pub mod publisher;
+pub mod reader;
+mod fetch;
+pub mod record;
+pub mod segments;
+pub mod tail;
+mod varint;
+pub mod walk;
+pub mod writer;

@@ -1,0 +1,215 @@
+//! Whose directory it is: the database's meta file, and the lock.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actadb_disk::disk::{Disk, DiskLock};
+use actadb_log::error::{Damage, LogError};
+use actadb_log::format::{FORMAT_VERSION, LogIdentity};
+use actadb_log::writer::LogSettings;
+use actadb_model::ids::{BucketId, Partitioning};
+use uuid::Uuid;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::error::OpenError;
+
+const MAGIC: [u8; 8] = *b"ACTADB\n\0";
+
+const _: () = assert!(size_of::<RawMeta>() == 56);
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawMeta {
+    magic: [u8; 8],
+    version: U16,
+    partitions: U16,
+    buckets: U16,
+    zero: U16,
+    database: [u8; 16],
+    segment_bytes: U64,
+    zero_2: U64,
+    checksum: U32,
+    zero_3: U32,
+}
+
+/// What is fixed for a database's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The database's id, drawn when it was made.
+    pub database: Uuid,
+    /// Counts of partitions and buckets.
+    pub partitioning: Partitioning,
+    /// Size of a segment in bytes.
+    pub segment_bytes: u64,
+}
+
+/// An open database directory: locked, and known to be a database.
+#[derive(Debug)]
+pub struct Directory {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    meta: Meta,
+    _lock: Box<dyn DiskLock>,
+}
+
+impl Directory {
+    /// Locks a directory and reads its meta file; `wanted` describes the database that is made
+    /// when there is none, and must agree with the one that is there.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_or_create(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        wanted: Meta,
+    ) -> Result<Self, OpenError> {
+        disk.create_dir_all(root).map_err(LogError::io("create", root))?;
+        let lock = lock(&*disk, root)?;
+        let meta = match read(&*disk, root)? {
+            Some(found) => {
+                agree(&wanted, &found)?;
+                found
+            }
+            None => {
+                if disk.exists(&bucket_dir(root, BucketId(0))).map_err(LogError::io("list", root))?
+                {
+                    return Err(OpenError::NoMeta(root.display().to_string()));
+                }
+                create(&*disk, root, &wanted)?;
+                wanted
+            }
+        };
+        let directory = Self { disk, root: root.to_owned(), meta, _lock: lock };
+        for bucket in meta.partitioning.all_buckets() {
+            let dir = bucket_dir(root, bucket);
+            directory.disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
+        }
+        directory.disk.sync_dir(root).map_err(LogError::io("sync", root))?;
+        Ok(directory)
+    }
+
+    /// Locks an existing database; for tools on a stopped one.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_existing(disk: Arc<dyn Disk>, root: &Path) -> Result<Self, OpenError> {
+        if !disk.exists(&meta_path(root)).map_err(LogError::io("look for", root))? {
+            return Err(OpenError::NotADatabase(root.display().to_string()));
+        }
+        let lock = lock(&*disk, root)?;
+        let meta = read(&*disk, root)?
+            .ok_or_else(|| OpenError::NotADatabase(root.display().to_string()))?;
+        Ok(Self { disk, root: root.to_owned(), meta, _lock: lock })
+    }
+
+    /// What is fixed for its life.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the log of a bucket lies.
+    #[must_use]
+    pub fn log_settings(&self, bucket: BucketId) -> LogSettings {
+        LogSettings {
+            disk: self.disk.clone(),
+            dir: bucket_dir(&self.root, bucket),
+            identity: LogIdentity { database: self.meta.database, bucket },
+            segment_bytes: self.meta.segment_bytes,
+        }
+    }
+}
+
+/// Directory of a bucket.
+#[must_use]
+pub fn bucket_dir(root: &Path, bucket: BucketId) -> PathBuf {
+    root.join(format!("bucket-{:03}", bucket.0))
+}
+
+fn meta_path(root: &Path) -> PathBuf {
+    root.join("meta")
+}
+
+fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
+    let path = root.join("LOCK");
+    let lock = disk.lock(&path).map_err(LogError::io("lock", &path))?;
+    lock.ok_or_else(|| OpenError::Locked(root.display().to_string()))
+}
+
+fn agree(wanted: &Meta, found: &Meta) -> Result<(), OpenError> {
+    let (w, f) = (wanted.partitioning, found.partitioning);
+    let pairs = [
+        ("partition.count", u64::from(w.partitions()), u64::from(f.partitions())),
+        ("bucket.count", u64::from(w.buckets()), u64::from(f.buckets())),
+        ("segment.size_bytes", wanted.segment_bytes, found.segment_bytes),
+    ];
+    match pairs.into_iter().find(|(_, wanted, found)| wanted != found) {
+        Some((key, wanted, found)) => Err(OpenError::Fixed { key, wanted, found }),
+        None => Ok(()),
+    }
+}
+
+fn create(disk: &dyn Disk, root: &Path, meta: &Meta) -> Result<(), LogError> {
+    let mut raw = RawMeta {
+        magic: MAGIC,
+        version: FORMAT_VERSION.into(),
+        partitions: meta.partitioning.partitions().into(),
+        buckets: meta.partitioning.buckets().into(),
+        zero: 0.into(),
+        database: *meta.database.as_bytes(),
+        segment_bytes: meta.segment_bytes.into(),
+        zero_2: 0.into(),
+        checksum: 0.into(),
+        zero_3: 0.into(),
+    };
+    raw.checksum = crc32c::crc32c(&raw.as_bytes()[..48]).into();
+    let path = meta_path(root);
+    let temporary = root.join("meta-new");
+    if disk.exists(&temporary).map_err(LogError::io("look for", &temporary))? {
+        disk.remove(&temporary).map_err(LogError::io("remove", &temporary))?;
+    }
+    let file = disk.create(&temporary).map_err(LogError::io("create", &temporary))?;
+    file.write_all_at(raw.as_bytes(), 0).map_err(LogError::io("write", &temporary))?;
+    file.sync_data().map_err(LogError::io("sync", &temporary))?;
+    disk.rename(&temporary, &path).map_err(LogError::io("rename", &path))?;
+    disk.sync_dir(root).map_err(LogError::io("sync", root))
+}
+
+fn read(disk: &dyn Disk, root: &Path) -> Result<Option<Meta>, OpenError> {
+    let path = meta_path(root);
+    if !disk.exists(&path).map_err(LogError::io("look for", &path))? {
+        return Ok(None);
+    }
+    let file = disk.open_read(&path).map_err(LogError::io("open", &path))?;
+    let mut bytes = [0; size_of::<RawMeta>()];
+    let n = file.read_full_at(&mut bytes, 0).map_err(LogError::io("read", &path))?;
+    let damaged = || Damage::new(&path, 0, "not a good meta file; restore it from a backup");
+    let raw = RawMeta::read_from_bytes(&bytes[..n]).map_err(|_| damaged())?;
+    if raw.magic != MAGIC || raw.checksum.get() != crc32c::crc32c(&raw.as_bytes()[..48]) {
+        return Err(damaged().into());
+    }
+    if raw.version.get() > FORMAT_VERSION {
+        let found = raw.version.get();
+        return Err(LogError::NewerFormat { path, found, known: FORMAT_VERSION }.into());
+    }
+    let partitioning =
+        Partitioning::new(raw.partitions.get(), raw.buckets.get()).map_err(|_| damaged())?;
+    Ok(Some(Meta {
+        database: Uuid::from_bytes(raw.database),
+        partitioning,
+        segment_bytes: raw.segment_bytes.get(),
+    }))
+}

@@ -1,0 +1,191 @@
+//! From a bucket's directory to a writer, a publisher and a reader.
+//!
+//! Full segments with a good index are passed on its word; only the newest segment is read, so
+//! opening does not depend on the size of the database. An index that is missing or wrong is
+//! rebuilt from its segment before the bucket is served, and said so.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
+
+use actadb_disk::disk::Disk;
+use actadb_index::sealed::SealedIndex;
+use actadb_log::error::LogError;
+use actadb_log::format::FRAME_HEADER_BYTES;
+use actadb_log::recover::{Recovery, TornTail};
+use actadb_log::slots::{SlotState, Slots};
+use actadb_log::writer::{FullSegment, LogSettings};
+use actadb_model::entry::{Entry, Place};
+use actadb_model::ids::BucketId;
+use actadb_model::limits::TAIL_BYTES;
+use arc_swap::ArcSwap;
+use uuid::Uuid;
+
+use crate::error::OpenError;
+use crate::meta::Directory;
+use crate::publisher::{Publisher, SealTask};
+use crate::segments::Shared;
+use crate::tail::Tail;
+use crate::writer::BucketWriter;
+
+/// The id of a replica on a single node.
+pub const SINGLE_REPLICA: u64 = 1;
+
+/// A bucket, open.
+#[derive(Debug)]
+pub struct OpenedBucket {
+    /// Its files.
+    pub writer: BucketWriter,
+    /// Its memory; [`Publisher::reader`] makes readers.
+    pub publisher: Publisher,
+    /// Index and term of the last entry, all of it durable.
+    pub last: (u64, u64),
+    /// What was cut off the end of the log. Never acknowledged.
+    pub torn: Option<TornTail>,
+    /// Indexes that were missing or wrong and have been rebuilt.
+    pub rebuilt: Vec<PathBuf>,
+}
+
+/// Opens a bucket; `storage_id` is drawn by the caller, for a bucket that has none yet.
+///
+/// # Errors
+/// Damage to what was acknowledged, a newer format, or what the device says.
+pub fn open_bucket(
+    directory: &Directory,
+    bucket: BucketId,
+    storage_id: Uuid,
+) -> Result<OpenedBucket, OpenError> {
+    let settings = directory.log_settings(bucket);
+    let mut slots = open_slots(&settings, storage_id)?;
+    let synced_index = slots.state().synced_index;
+    let mut recovery = Recovery::start(settings.clone(), synced_index)?;
+
+    let partitioning = directory.meta().partitioning;
+    let partition_count = partitioning.partitions_of(bucket).count();
+    let shared = Arc::new(Shared {
+        settings: settings.clone(),
+        partitioning,
+        list: ArcSwap::from_pointee(Vec::new()),
+        tail: RwLock::new(Tail::new(TAIL_BYTES)),
+        watermarks: (0..partition_count).map(|_| AtomicU64::new(0)).collect(),
+    });
+    let mut publisher = Publisher::new(shared.clone(), 0, 0);
+    let mut rebuilt = Vec::new();
+    while let Some(number) = recovery.next_segment() {
+        if !recovery.is_last()
+            && let Some(index) = good_index(&settings, number)
+            && recovery.skip_sealed(&described_segment(&index))?
+        {
+            for lane in index.lanes() {
+                shared.raise(actadb_model::ids::PartitionId(lane.lane), lane.next());
+            }
+            publisher.pass_sealed(index);
+            continue;
+        }
+        // The index of the newest segment, if there is one, was written before a crash took back
+        // what followed it; the segment grows again.
+        remove_index(&settings, number, recovery.is_last())?;
+        let last = recovery.is_last();
+        let mut seal: Option<SealTask> = None;
+        let full = recovery.scan::<OpenError>(|segment, frame| {
+            let entry = Entry {
+                term: frame.header.term,
+                index: frame.header.index,
+                kind: frame.header.kind,
+                body: frame.body,
+            };
+            let offset = frame.offset as u32 + FRAME_HEADER_BYTES as u32;
+            let (_, task) = publisher.publish(&entry, Place { segment, offset })?;
+            seal = task.or(seal.take());
+            Ok(())
+        })?;
+        debug_assert!(seal.is_none(), "full segments are sealed here, one by one");
+        if !last && let Some(task) = publisher.seal_rebuilt(full) {
+            let index = task.run()?;
+            rebuilt.push(index.path().to_owned());
+            publisher.sealed(index);
+        }
+    }
+    let recovered = recovery.finish()?;
+    let tip = recovered.writer.tip();
+    let state = SlotState {
+        synced_index: tip.index,
+        boot_counter: slots.state().boot_counter + 1,
+        ..slots.state().clone()
+    };
+    slots.save(state)?;
+    Ok(OpenedBucket {
+        writer: BucketWriter::new(recovered.writer, slots),
+        publisher,
+        last: (tip.index, tip.term),
+        torn: recovered.torn,
+        rebuilt,
+    })
+}
+
+fn open_slots(settings: &LogSettings, storage_id: Uuid) -> Result<Slots, OpenError> {
+    let (disk, dir) = (&*settings.disk, &settings.dir);
+    let unused = actadb_log::segment::segment_numbers(disk, dir)?.is_empty();
+    match Slots::open(disk, dir, settings.identity) {
+        Ok(Some(slots)) => Ok(slots),
+        // A bucket that was never used has nothing to forget.
+        Ok(None) | Err(LogError::Damaged(_)) if unused => {
+            let state = SlotState {
+                term: 1,
+                vote: SINGLE_REPLICA,
+                synced_index: 0,
+                voters: vec![SINGLE_REPLICA],
+                replica_id: SINGLE_REPLICA,
+                storage_id,
+                boot_counter: 0,
+            };
+            Ok(Slots::create(disk, dir, settings.identity, state)?)
+        }
+        Ok(None) => {
+            let path = Slots::path(dir);
+            Err(actadb_log::error::Damage::new(&path, 0, "the meta slots are missing").into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn index_path(settings: &LogSettings, number: u64) -> PathBuf {
+    settings.segment_path(number).with_extension("index")
+}
+
+/// The index of a segment, if it is good and describes a segment of this bucket.
+pub(crate) fn good_index(settings: &LogSettings, number: u64) -> Option<SealedIndex> {
+    let path = index_path(settings, number);
+    let identity = settings.identity;
+    let index = SealedIndex::open(&*settings.disk, &path, identity.database).ok()?;
+    let described = index.described();
+    let ours = described.database == identity.database
+        && described.bucket == identity.bucket.0
+        && described.segment == number;
+    ours.then_some(index)
+}
+
+/// What a sealed index says about its segment.
+pub(crate) fn described_segment(index: &SealedIndex) -> FullSegment {
+    let described = index.described();
+    FullSegment {
+        number: described.segment,
+        first_index: described.first_index,
+        previous_checksum: described.previous_checksum,
+        tip: actadb_log::scan::Tip {
+            index: described.last_index,
+            term: described.last_term,
+            checksum: described.last_checksum,
+        },
+        bytes: described.segment_bytes,
+    }
+}
+
+fn remove_index(settings: &LogSettings, number: u64, last: bool) -> Result<(), LogError> {
+    let path = index_path(settings, number);
+    let disk: &dyn Disk = &*settings.disk;
+    if last && disk.exists(&path).map_err(LogError::io("look for", &path))? {
+        disk.remove(&path).map_err(LogError::io("remove", &path))?;
+    }
+    Ok(())
+}

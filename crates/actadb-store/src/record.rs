@@ -1,0 +1,429 @@
+//! How one transaction lies in an entry: the only file that knows.
+//!
+//! A record is all or nothing by construction: one length, one checksum. What a record says once
+//! is not repeated per event. `docs/FORMAT.md` has the byte tables.
+
+use actadb_log::format::{BATCH_HEAD_BYTES, LogIdentity};
+use actadb_model::entry::{Entry, EntryKind};
+use actadb_model::event::{Event, EventHead, EventSpans};
+use actadb_model::ids::{PartitionId, PartitionKey};
+use actadb_model::names::{EventName, StreamId};
+use actadb_model::numbered::{Numbered, NumberedEvent};
+use bytes::Bytes;
+
+use crate::varint::{self, Cursor};
+
+/// Length and checksum.
+const PREFIX_BYTES: usize = 8;
+/// Prefix, kind, flags, partition, time of the decision.
+const FIXED_BYTES: usize = 20;
+
+const KIND_TRANSACTION: u8 = 1;
+
+const FLAG_COMPRESSED: u8 = 1;
+const FLAG_PARTITION_KEY: u8 = 1 << 1;
+const FLAG_TRANSACTION_ID: u8 = 1 << 2;
+const FLAG_NAMESPACE: u8 = 1 << 3;
+const KNOWN_FLAGS: u8 = FLAG_PARTITION_KEY | FLAG_TRANSACTION_ID | FLAG_NAMESPACE;
+
+/// An event is followed by optional fields, with their length.
+const EVENT_FLAG_EXTRA: u8 = 1;
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// The bytes end before the record does.
+    #[error("the record is cut short")]
+    Short,
+    /// The checksum is wrong.
+    #[error("the record's checksum is wrong")]
+    Checksum,
+    /// The checksum holds, the content makes no sense.
+    #[error("the record's content is malformed")]
+    Malformed,
+    /// A newer ActaDB wrote it.
+    #[error("the record uses a feature this actadb does not know: use a newer actadb")]
+    Unsupported,
+}
+
+/// A record read back.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A transaction's events, in order.
+    Transaction(Transaction),
+    /// A kind this program does not know; readers skip it.
+    Other(u8),
+}
+
+/// A transaction read back.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The namespace of its streams.
+    pub namespace: u32,
+    /// Sequence of the first event.
+    pub first_sequence: u64,
+    /// When it was decided, in nanoseconds since 1970.
+    pub decided_ns: u64,
+    /// Its events, at least one.
+    pub events: Vec<Event>,
+}
+
+impl Transaction {
+    /// Sequence behind its last event.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.first_sequence + self.events.len() as u64
+    }
+
+    /// The transaction as the partition core knows it, with bytes of its own.
+    #[must_use]
+    pub fn to_numbered(&self) -> Option<Numbered> {
+        let first = self.events.first()?;
+        let copy = |event: &Event| {
+            let event = event.as_ref();
+            Some(NumberedEvent {
+                id: event.id,
+                stream: StreamId::new(event.stream).ok()?,
+                version: event.version,
+                name: EventName::new(event.name).ok()?,
+                timestamp_ns: event.timestamp_ns,
+                payload: Bytes::copy_from_slice(event.payload),
+                metadata: Bytes::copy_from_slice(event.metadata),
+            })
+        };
+        Some(Numbered {
+            partition: self.partition,
+            partition_key: first.partition_key(),
+            transaction_id: first.transaction_id(),
+            first_sequence: self.first_sequence,
+            decided_ns: self.decided_ns,
+            events: self.events.iter().map(copy).collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Writes a transaction as a record.
+#[must_use]
+pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
+    let events = &transaction.events;
+    let mut streams: Vec<(&StreamId, u64)> = Vec::new();
+    let mut ordinals = Vec::with_capacity(events.len());
+    let mut seen = std::collections::HashMap::new();
+    for event in events {
+        let ordinal = *seen.entry(&event.stream).or_insert_with(|| {
+            streams.push((&event.stream, event.version));
+            streams.len() - 1
+        });
+        ordinals.push(ordinal);
+    }
+
+    let variable: usize = events
+        .iter()
+        .map(|e| e.payload.len() + e.metadata.len() + e.name.as_str().len() + 32)
+        .sum();
+    let mut out = Vec::with_capacity(FIXED_BYTES + 300 + variable);
+    let key = transaction.partition_key;
+    let default_key = streams.first().is_some_and(|(stream, _)| key.is_default_of(stream));
+    let mut flags = 0;
+    if !default_key {
+        flags |= FLAG_PARTITION_KEY;
+    }
+    if events.len() > 1 {
+        flags |= FLAG_TRANSACTION_ID;
+    }
+    out.extend_from_slice(&[0; PREFIX_BYTES]);
+    out.extend_from_slice(&[KIND_TRANSACTION, flags]);
+    out.extend_from_slice(&transaction.partition.0.to_le_bytes());
+    out.extend_from_slice(&transaction.decided_ns.to_le_bytes());
+    varint::put(&mut out, transaction.first_sequence);
+    varint::put(&mut out, events.len() as u64);
+    if flags & FLAG_PARTITION_KEY != 0 {
+        out.extend_from_slice(key.uuid().as_bytes());
+    }
+    if flags & FLAG_TRANSACTION_ID != 0 {
+        out.extend_from_slice(transaction.transaction_id.as_bytes());
+    }
+    varint::put(&mut out, streams.len() as u64);
+    for (stream, first_version) in &streams {
+        varint::put(&mut out, stream.as_str().len() as u64);
+        out.extend_from_slice(stream.as_str().as_bytes());
+        varint::put(&mut out, *first_version);
+    }
+    for (event, ordinal) in events.iter().zip(ordinals) {
+        out.push(0);
+        out.extend_from_slice(event.id.as_bytes());
+        if streams.len() > 1 {
+            varint::put(&mut out, ordinal as u64);
+        }
+        let offset = event.timestamp_ns.wrapping_sub(transaction.decided_ns) as i64;
+        varint::put(&mut out, varint::zigzag(offset));
+        varint::put(&mut out, event.name.as_str().len() as u64);
+        varint::put(&mut out, event.metadata.len() as u64);
+        varint::put(&mut out, event.payload.len() as u64);
+        out.extend_from_slice(event.name.as_str().as_bytes());
+        out.extend_from_slice(&event.metadata);
+        out.extend_from_slice(&event.payload);
+    }
+    let length = u32::try_from(out.len()).expect("a record is smaller than a segment");
+    out[..4].copy_from_slice(&length.to_le_bytes());
+    let checksum = crc32c::crc32c_append(identity.checksum_seed(), &out[PREFIX_BYTES..]);
+    out[4..8].copy_from_slice(&checksum.to_le_bytes());
+    Bytes::from(out)
+}
+
+/// Length of the record that begins here, when enough bytes are there to tell.
+#[must_use]
+pub fn length(bytes: &[u8]) -> Option<usize> {
+    let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
+    Some(length as usize)
+}
+
+/// Reads the record at the front of `bytes`. Events share `bytes`.
+///
+/// # Errors
+/// See [`BadRecord`].
+pub fn decode(identity: LogIdentity, bytes: &Bytes) -> Result<Record, BadRecord> {
+    let length = length(bytes).ok_or(BadRecord::Short)?;
+    if length < FIXED_BYTES {
+        return Err(BadRecord::Malformed);
+    }
+    if bytes.len() < length {
+        return Err(BadRecord::Short);
+    }
+    let record = bytes.slice(..length);
+    let stored = u32::from_le_bytes(record[4..8].try_into().map_err(|_| BadRecord::Short)?);
+    if stored != crc32c::crc32c_append(identity.checksum_seed(), &record[PREFIX_BYTES..]) {
+        return Err(BadRecord::Checksum);
+    }
+    let (kind, flags) = (record[8], record[9]);
+    if kind != KIND_TRANSACTION {
+        return Ok(Record::Other(kind));
+    }
+    if flags & FLAG_COMPRESSED != 0 || flags & !KNOWN_FLAGS != 0 {
+        return Err(BadRecord::Unsupported);
+    }
+    transaction(&record, flags).map(Record::Transaction).ok_or(BadRecord::Malformed)
+}
+
+struct StreamOf {
+    span: std::ops::Range<u32>,
+    next_version: u64,
+}
+
+fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
+    let mut cursor = Cursor::new(record, 10);
+    let partition = PartitionId(u16::from_le_bytes(cursor.array()?));
+    let decided_ns = u64::from_le_bytes(cursor.array()?);
+    let first_sequence = cursor.varint()?;
+    // An event takes more than a byte, so a count beyond the record's length is malformed.
+    let count = usize::try_from(cursor.varint()?).ok().filter(|n| *n < record.len())?;
+    let given_key = match flags & FLAG_PARTITION_KEY {
+        0 => None,
+        _ => Some(PartitionKey::new(cursor.uuid()?)),
+    };
+    let given_transaction = match flags & FLAG_TRANSACTION_ID {
+        0 => None,
+        _ => Some(cursor.uuid()?),
+    };
+    let namespace = match flags & FLAG_NAMESPACE {
+        0 => 0,
+        _ => u32::try_from(cursor.varint()?).ok()?,
+    };
+    let stream_count = usize::try_from(cursor.varint()?).ok().filter(|n| *n <= count)?;
+    let mut streams = Vec::with_capacity(stream_count);
+    for _ in 0..stream_count {
+        let length = cursor.length()?;
+        let span = text_span(&mut cursor, length)?;
+        streams.push(StreamOf { span, next_version: cursor.varint()? });
+    }
+    let partition_key = match given_key {
+        Some(key) => key,
+        None => {
+            let span = &streams.first()?.span;
+            let stream = &record[span.start as usize..span.end as usize];
+            PartitionKey::of_stream(std::str::from_utf8(stream).ok()?)
+        }
+    };
+    if count == 0 || first_sequence.checked_add(count as u64).is_none() {
+        return None;
+    }
+    let mut events = Vec::with_capacity(count);
+    for sequence in first_sequence..first_sequence + count as u64 {
+        let event_flags = cursor.byte()?;
+        let id = cursor.uuid()?;
+        let ordinal = if stream_count > 1 { usize::try_from(cursor.varint()?).ok()? } else { 0 };
+        let offset = varint::unzigzag(cursor.varint()?);
+        let name_bytes = cursor.length()?;
+        let metadata_bytes = cursor.length()?;
+        let payload_bytes = cursor.length()?;
+        if event_flags & EVENT_FLAG_EXTRA != 0 {
+            let extra = cursor.length()?;
+            cursor.take(extra)?;
+        }
+        let name = text_span(&mut cursor, name_bytes)?;
+        let metadata = span(&mut cursor, metadata_bytes)?;
+        let payload = span(&mut cursor, payload_bytes)?;
+        let stream = streams.get_mut(ordinal)?;
+        let version = stream.next_version;
+        stream.next_version = version.checked_add(1)?;
+        let head = EventHead {
+            id,
+            partition_key,
+            partition,
+            transaction_id: given_transaction.unwrap_or(id),
+            sequence,
+            version,
+            timestamp_ns: decided_ns.wrapping_add(offset as u64),
+        };
+        let spans = EventSpans { stream: stream.span.clone(), name, metadata, payload };
+        events.push(Event::new(head, record.clone(), spans));
+    }
+    if cursor.position() != record.len() {
+        return None;
+    }
+    Some(Transaction { partition, namespace, first_sequence, decided_ns, events })
+}
+
+fn span(cursor: &mut Cursor<'_>, length: usize) -> Option<std::ops::Range<u32>> {
+    let start = u32::try_from(cursor.position()).ok()?;
+    cursor.take(length)?;
+    Some(start..u32::try_from(cursor.position()).ok()?)
+}
+
+fn text_span(cursor: &mut Cursor<'_>, length: usize) -> Option<std::ops::Range<u32>> {
+    let start = u32::try_from(cursor.position()).ok()?;
+    std::str::from_utf8(cursor.take(length)?).ok()?;
+    Some(start..u32::try_from(cursor.position()).ok()?)
+}
+
+/// The records of an entry, each with its byte in the body. Ends with the first bad one.
+pub fn records(
+    identity: LogIdentity,
+    entry: &Entry,
+) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
+    let body = entry.body.clone();
+    let mut at = match entry.kind {
+        EntryKind::Batch => BATCH_HEAD_BYTES.min(body.len()),
+        EntryKind::Noop | EntryKind::Conf => body.len(),
+    };
+    std::iter::from_fn(move || {
+        if at >= body.len() {
+            return None;
+        }
+        let start = at;
+        let rest = body.slice(at..);
+        let decoded = decode(identity, &rest);
+        at = match (&decoded, length(&rest)) {
+            (Ok(_), Some(length)) => at + length,
+            _ => body.len(),
+        };
+        Some((start as u32, decoded))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actadb_model::ids::BucketId;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn identity() -> LogIdentity {
+        LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(0) }
+    }
+
+    fn event(stream: &str, version: u64, payload: &[u8], timestamp_ns: u64) -> NumberedEvent {
+        NumberedEvent {
+            id: Uuid::from_u128(u128::from(version) << 64 | payload.len() as u128),
+            stream: StreamId::new(stream).expect("ok"),
+            version,
+            name: EventName::new("Renamed").expect("ok"),
+            timestamp_ns,
+            payload: Bytes::copy_from_slice(payload),
+            metadata: Bytes::from_static(b"m"),
+        }
+    }
+
+    fn numbered(events: Vec<NumberedEvent>, key: PartitionKey) -> Numbered {
+        Numbered {
+            partition: PartitionId(3),
+            partition_key: key,
+            transaction_id: if events.len() == 1 { events[0].id } else { Uuid::from_u128(9) },
+            first_sequence: 70,
+            decided_ns: 1_000,
+            events,
+        }
+    }
+
+    #[test]
+    fn a_single_event_costs_at_most_sixty_bytes_more_than_its_parts() {
+        let stream = "account-4711";
+        let one = numbered(
+            vec![event(stream, 100_000, &[7; 256], 1_000)],
+            PartitionKey::of_stream(stream),
+        );
+        let parts = stream.len() + "Renamed".len() + 1 + 256;
+        assert!(encode(identity(), &one).len() - parts <= 60);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_seen() {
+        let one =
+            numbered(vec![event("s", 1, b"payload", 5), event("t", 0, b"", 9)], PartitionKey::of_stream("s"));
+        let bytes = encode(identity(), &one);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(identity(), &Bytes::from(damaged)).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_encoded_is_decoded(
+            shape in prop::collection::vec((0_usize..4, prop::collection::vec(any::<u8>(), 0..40), any::<u64>()), 1..20),
+            own_key in any::<bool>(),
+        ) {
+            let names = ["a", "stream-b", "ü", "d"];
+            let mut versions = [0, 5, u64::MAX - 100, 77];
+            let events: Vec<NumberedEvent> = shape
+                .iter()
+                .map(|(stream, payload, timestamp)| {
+                    let made = event(names[*stream], versions[*stream], payload, *timestamp);
+                    versions[*stream] += 1;
+                    made
+                })
+                .collect();
+            let key = if own_key {
+                PartitionKey::new(Uuid::from_u128(1234))
+            } else {
+                PartitionKey::of_stream(events[0].stream.as_str())
+            };
+            let wanted = numbered(events, key);
+            let bytes = encode(identity(), &wanted);
+            let Ok(Record::Transaction(found)) = decode(identity(), &bytes) else {
+                panic!("not decoded")
+            };
+            prop_assert_eq!(found.to_numbered(), Some(wanted.clone()));
+            let refs: Vec<_> = found.events.iter().map(Event::as_ref).collect();
+            prop_assert_eq!(refs, wanted.event_refs().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn arbitrary_bytes_with_a_good_checksum_never_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), FIXED_BYTES..200),
+        ) {
+            let length = bytes.len() as u32;
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            bytes[8] = KIND_TRANSACTION;
+            bytes[9] &= KNOWN_FLAGS;
+            let checksum = crc32c::crc32c_append(identity().checksum_seed(), &bytes[8..]);
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+            let _ = decode(identity(), &Bytes::from(bytes));
+        }
+    }
+}

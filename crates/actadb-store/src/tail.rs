@@ -1,0 +1,62 @@
+//! The newest committed entries, in memory.
+
+use std::collections::VecDeque;
+
+use actadb_model::entry::Place;
+use bytes::Bytes;
+
+/// Bodies of committed entries, oldest first, bounded in bytes.
+#[derive(Debug, Default)]
+pub struct Tail {
+    entries: VecDeque<(Place, Bytes)>,
+    bytes: usize,
+    limit_bytes: usize,
+}
+
+impl Tail {
+    /// A tail that keeps about this many bytes.
+    #[must_use]
+    pub fn new(limit_bytes: usize) -> Self {
+        Self { limit_bytes, ..Self::default() }
+    }
+
+    /// Adds the newest entry and forgets the oldest ones. The newest is always kept.
+    pub fn push(&mut self, body_place: Place, body: Bytes) {
+        self.bytes += body.len();
+        self.entries.push_back((body_place, body));
+        while self.bytes > self.limit_bytes && self.entries.len() > 1 {
+            if let Some((_, oldest)) = self.entries.pop_front() {
+                self.bytes -= oldest.len();
+            }
+        }
+    }
+
+    /// The bytes from a place to the end of its entry, if they are here.
+    #[must_use]
+    pub fn get(&self, place: Place) -> Option<Bytes> {
+        let behind = self.entries.partition_point(|(start, _)| *start <= place);
+        let (start, body) = self.entries.get(behind.checked_sub(1)?)?;
+        let offset = place.offset.checked_sub(start.offset)? as usize;
+        (start.segment == place.segment && offset < body.len()).then(|| body.slice(offset..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_entries_go_and_places_are_found() {
+        let mut tail = Tail::new(100);
+        for n in 0..20_u32 {
+            let place = Place { segment: u64::from(n / 10), offset: 4096 + (n % 10) * 100 };
+            tail.push(place, Bytes::from(vec![n as u8; 30]));
+        }
+        let at = |segment, offset| tail.get(Place { segment, offset });
+        assert_eq!(at(1, 4096 + 910).expect("newest")[0], 19);
+        assert_eq!(at(1, 4096 + 910).expect("newest").len(), 20);
+        assert!(at(1, 4096 + 935).is_none(), "between two entries");
+        assert!(at(0, 4096).is_none(), "forgotten");
+        assert!(at(1, 4096).is_none(), "forgotten");
+    }
+}

@@ -1,0 +1,81 @@
+//! The files of one bucket, for the writer thread: its log and its slots.
+
+use actadb_log::error::LogError;
+use actadb_log::scan::Tip;
+use actadb_log::slots::{SlotState, Slots};
+use actadb_log::writer::{LogWriter, Written};
+use actadb_model::entry::{Entry, Room};
+
+/// Writes one bucket's log and slots. Blocking.
+#[derive(Debug)]
+pub struct BucketWriter {
+    log: LogWriter,
+    slots: Slots,
+}
+
+impl BucketWriter {
+    pub(crate) fn new(log: LogWriter, slots: Slots) -> Self {
+        Self { log, slots }
+    }
+
+    /// The last entry written.
+    #[must_use]
+    pub fn tip(&self) -> Tip {
+        self.log.tip()
+    }
+
+    /// What can be written without allocating.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.log.room()
+    }
+
+    /// What the slots hold.
+    #[must_use]
+    pub fn slot_state(&self) -> &SlotState {
+        self.slots.state()
+    }
+
+    /// Free bytes of the file system.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn free_bytes(&self) -> Result<u64, LogError> {
+        let settings = self.log.settings();
+        settings.disk.free_bytes(&settings.dir).map_err(LogError::io("ask", &settings.dir))
+    }
+
+    /// See [`LogWriter::make_room`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make_room(&mut self, body_bytes: u64) -> Result<Room, LogError> {
+        self.log.make_room(body_bytes)?;
+        Ok(self.log.room())
+    }
+
+    /// See [`LogWriter::write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(&mut self, entry: &Entry) -> Result<Written, LogError> {
+        self.log.write(entry)
+    }
+
+    /// See [`LogWriter::sync`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.log.sync()
+    }
+
+    /// Saves the synced index.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn save_synced(&mut self, synced_index: u64) -> Result<(), LogError> {
+        let state = SlotState { synced_index, ..self.slots.state().clone() };
+        self.slots.save(state)
+    }
+}
