@@ -1,0 +1,190 @@
+//! One transaction against what is known: the rules of an append, in the order they are checked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actadb_model::ids::PartitionId;
+use actadb_model::keys::StreamFact;
+use actadb_model::names::StreamId;
+use actadb_model::numbered::{Numbered, NumberedEvent};
+use actadb_model::outcome::Refusal;
+use actadb_model::time::Now;
+use actadb_model::transaction::Transaction;
+
+use crate::core::Rules;
+use crate::heads::Heads;
+use crate::held::{Decided, HeldResult};
+use crate::id_generator::IdGenerator;
+
+/// Where the next event of the partition goes.
+pub(crate) struct Position {
+    pub(crate) partition: PartitionId,
+    pub(crate) next_sequence: u64,
+    pub(crate) decided_ns: u64,
+}
+
+/// Decides a transaction; all its keys are known. A refusal rests on the uncommitted state of the
+/// streams and ids it looked at, and is held until that is committed.
+pub(crate) fn decide(
+    rules: &Rules,
+    heads: &mut Heads,
+    ids: &mut IdGenerator,
+    position: &Position,
+    now: Now,
+    transaction: Transaction,
+) -> HeldResult {
+    let durable = transaction.is_durable();
+    if let Some(refusal) = refuse_alone(rules, &transaction) {
+        return HeldResult { decided: Decided::Bad(refusal), until: 0, durable: false };
+    }
+    if let Some(known) = known_ids(heads, &transaction) {
+        return HeldResult { durable: durable && !matches!(known.decided, Decided::Bad(_)), ..known };
+    }
+    match number(heads, ids, position, now, transaction) {
+        Ok(numbered) => {
+            let numbered = Arc::new(numbered);
+            let until = numbered.last_sequence() + 1;
+            HeldResult { decided: Decided::Proposed(numbered), until, durable }
+        }
+        Err((refusal, until)) => {
+            HeldResult { decided: Decided::Bad(refusal), until, durable: false }
+        }
+    }
+}
+
+/// Rules that need no facts.
+fn refuse_alone(rules: &Rules, transaction: &Transaction) -> Option<Refusal> {
+    let (size_bytes, limit_bytes) = (transaction.size_bytes(), rules.max_transaction_bytes);
+    if size_bytes > limit_bytes {
+        return Some(Refusal::TooLarge { size_bytes, limit_bytes });
+    }
+    let lax = transaction.events().iter().find(|event| !event.expected.is_strict());
+    lax.filter(|_| rules.strict_versioning).map(|event| Refusal::NotStrict {
+        stream: event.stream.clone(),
+        expected: event.expected,
+    })
+}
+
+/// A transaction whose event ids are taken: a retry of the append that took them, or a duplicate.
+/// `None` when none is taken.
+fn known_ids(heads: &Heads, transaction: &Transaction) -> Option<HeldResult> {
+    let events = transaction.events();
+    let taken = events.iter().filter_map(|event| event.id);
+    let (id, owner) = taken.filter_map(|id| Some((id, heads.owner_of(id)?))).next()?;
+    let same = owner.events.len() == events.len()
+        && owner.events.iter().zip(events).all(|(stored, given)| {
+            given.id == Some(stored.id)
+                && given.stream == stored.stream
+                && given.name == stored.name
+                && given.payload == stored.payload
+                && given.metadata == stored.metadata
+        });
+    let until = owner.last_sequence() + 1;
+    if same {
+        return Some(HeldResult {
+            decided: Decided::Replayed(owner.clone()),
+            until,
+            durable: false,
+        });
+    }
+    let stored = owner.events.iter().find(|stored| stored.id == id)?;
+    let refusal =
+        Refusal::Duplicate { id, stream: stored.stream.clone(), version: stored.version };
+    Some(HeldResult { decided: Decided::Bad(refusal), until, durable: false })
+}
+
+/// What is known of a stream, with the versions this transaction has given already.
+struct Current {
+    version: Option<u64>,
+    uncommitted_until: u64,
+}
+
+/// Checks keys and versions and numbers the events; a refusal comes with the sequence behind the
+/// last one it rests on.
+fn number(
+    heads: &mut Heads,
+    ids: &mut IdGenerator,
+    position: &Position,
+    now: Now,
+    transaction: Transaction,
+) -> Result<Numbered, (Refusal, u64)> {
+    let partition_key = transaction.partition_key();
+    let mut streams: HashMap<StreamId, Current> = HashMap::new();
+    let mut versions = Vec::with_capacity(transaction.events().len());
+    for event in transaction.events() {
+        let current = match streams.get_mut(&event.stream) {
+            Some(current) => current,
+            None => {
+                let current = current_of(heads, &event.stream, partition_key)?;
+                streams.entry(event.stream.clone()).or_insert(current)
+            }
+        };
+        if !event.expected.holds(current.version) {
+            let refusal = Refusal::WrongVersion {
+                stream: event.stream.clone(),
+                partition_key,
+                expected: event.expected,
+                current: current.version,
+            };
+            return Err((refusal, current.uncommitted_until));
+        }
+        let version = match current.version {
+            None => 0,
+            Some(version) => version.checked_add(1).ok_or_else(|| {
+                let stream = event.stream.clone();
+                (Refusal::Exhausted { stream }, current.uncommitted_until)
+            })?,
+        };
+        current.version = Some(version);
+        versions.push(version);
+    }
+
+    let hash = partition_key.hash16();
+    let decided_ns = position.decided_ns;
+    let events: Vec<NumberedEvent> = transaction
+        .into_events()
+        .into_iter()
+        .zip(versions)
+        .map(|(event, version)| NumberedEvent {
+            id: event.id.unwrap_or_else(|| ids.next(now.unix_ns, hash)),
+            stream: event.stream,
+            version,
+            name: event.name,
+            timestamp_ns: event.timestamp_ms.map_or(decided_ns, |ms| ms * 1_000_000),
+            payload: event.payload,
+            metadata: event.metadata,
+        })
+        .collect();
+    let transaction_id = match events.as_slice() {
+        [only] => only.id,
+        _ => ids.next(now.unix_ns, hash),
+    };
+    Ok(Numbered {
+        partition: position.partition,
+        partition_key,
+        transaction_id,
+        first_sequence: position.next_sequence,
+        decided_ns,
+        events,
+    })
+}
+
+fn current_of(
+    heads: &mut Heads,
+    stream: &StreamId,
+    given: actadb_model::ids::PartitionKey,
+) -> Result<Current, (Refusal, u64)> {
+    let head = heads.head(stream).expect("the core decides only what it knows");
+    let uncommitted_until = head.uncommitted_until;
+    let (version, key) = match head.fact {
+        StreamFact::Absent => (None, given),
+        StreamFact::Head { version, partition_key } => (Some(version), partition_key),
+        StreamFact::Elsewhere { partition_key, .. } => (None, partition_key),
+    };
+    if key != given {
+        let refusal =
+            Refusal::OtherPartitionKey { stream: stream.clone(), given, actual: key };
+        return Err((refusal, uncommitted_until));
+    }
+    Ok(Current { version, uncommitted_until })
+}

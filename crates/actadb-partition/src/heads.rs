@@ -1,0 +1,162 @@
+//! What the core knows about streams and event ids.
+//!
+//! Uncommitted heads and ids are never forgotten: they are nowhere else. Committed heads are a
+//! cache, bounded, with a second chance for those that were used since they came.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use actadb_model::ids::PartitionKey;
+use actadb_model::keys::StreamFact;
+use actadb_model::names::StreamId;
+use actadb_model::numbered::Numbered;
+use uuid::Uuid;
+
+/// What is known about one stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) fact: StreamFact,
+    /// The sequence behind the last uncommitted event of the stream, 0 when all is committed.
+    pub(crate) uncommitted_until: u64,
+    used: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Heads {
+    streams: HashMap<StreamId, Head>,
+    /// Committed heads in the order they came, for eviction.
+    order: VecDeque<StreamId>,
+    limit: usize,
+    uncommitted_ids: HashMap<Uuid, Arc<Numbered>>,
+    /// Facts about ids, for the parked append that asked.
+    fetched_ids: HashMap<Uuid, Option<Arc<Numbered>>>,
+    /// Proposed and not committed, in order.
+    uncommitted: VecDeque<Arc<Numbered>>,
+}
+
+impl Heads {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    pub(crate) fn knows_stream(&self, stream: &StreamId) -> bool {
+        self.streams.contains_key(stream)
+    }
+
+    pub(crate) fn knows_id(&self, id: Uuid) -> bool {
+        self.uncommitted_ids.contains_key(&id) || self.fetched_ids.contains_key(&id)
+    }
+
+    pub(crate) fn head(&mut self, stream: &StreamId) -> Option<&Head> {
+        let head = self.streams.get_mut(stream)?;
+        head.used = true;
+        Some(head)
+    }
+
+    /// The transaction that has an id, uncommitted or committed.
+    pub(crate) fn owner_of(&self, id: Uuid) -> Option<&Arc<Numbered>> {
+        self.uncommitted_ids.get(&id).or_else(|| self.fetched_ids.get(&id)?.as_ref())
+    }
+
+    pub(crate) fn learn_stream(&mut self, stream: StreamId, fact: StreamFact) {
+        if self.streams.contains_key(&stream) {
+            return;
+        }
+        self.order.push_back(stream.clone());
+        self.streams.insert(stream, Head { fact, uncommitted_until: 0, used: false });
+    }
+
+    pub(crate) fn learn_id(&mut self, id: Uuid, owner: Option<Arc<Numbered>>) {
+        self.fetched_ids.insert(id, owner);
+    }
+
+    /// Forgets what only one decision needed.
+    pub(crate) fn forget_fetched(&mut self, streams: &[StreamId], ids: &[Uuid]) {
+        for id in ids {
+            self.fetched_ids.remove(id);
+        }
+        for stream in streams {
+            // That a stream is absent, or elsewhere, may change without this core's doing.
+            if self.streams.get(stream).is_some_and(|h| !matches!(h.fact, StreamFact::Head { .. }))
+            {
+                self.streams.remove(stream);
+            }
+        }
+    }
+
+    /// Folds in a transaction that is proposed and not committed.
+    pub(crate) fn fold(&mut self, numbered: &Arc<Numbered>) {
+        let until = numbered.last_sequence() + 1;
+        for event in &numbered.events {
+            let given = numbered.partition_key;
+            let entry = self.streams.entry(event.stream.clone()).or_insert_with(|| {
+                self.order.push_back(event.stream.clone());
+                Head { fact: StreamFact::Absent, uncommitted_until: 0, used: true }
+            });
+            entry.fact =
+                StreamFact::Head { version: event.version, partition_key: key_of(entry, given) };
+            entry.uncommitted_until = until;
+            self.uncommitted_ids.insert(event.id, numbered.clone());
+        }
+        self.uncommitted.push_back(numbered.clone());
+    }
+
+    /// Everything below `committed` is committed: it may be forgotten.
+    pub(crate) fn commit(&mut self, committed: u64) {
+        while let Some(first) = self.uncommitted.front() {
+            if first.last_sequence() >= committed {
+                break;
+            }
+            for event in &first.events {
+                if let Some(head) = self.streams.get_mut(&event.stream)
+                    && head.uncommitted_until <= committed
+                {
+                    head.uncommitted_until = 0;
+                }
+                self.uncommitted_ids.remove(&event.id);
+            }
+            self.uncommitted.pop_front();
+        }
+    }
+
+    /// Drops what was proposed from `from` on. The heads are wrong from now on; the core takes no
+    /// decision until it has [cleared](Self::clear) them.
+    pub(crate) fn refuse(&mut self, from: u64) {
+        while self.uncommitted.back().is_some_and(|last| last.first_sequence >= from) {
+            self.uncommitted.pop_back();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        let limit = self.limit;
+        *self = Self::new(limit);
+    }
+
+    /// Forgets committed heads beyond the limit, except those that are `pinned`.
+    pub(crate) fn evict(&mut self, pinned: &dyn Fn(&StreamId) -> bool) {
+        // A bounded number of looks: most candidates go at the first.
+        let mut looks = 64 + self.order.len().saturating_sub(self.limit) * 2;
+        while self.order.len() > self.limit && looks > 0 {
+            looks -= 1;
+            let Some(stream) = self.order.pop_front() else { break };
+            let Some(head) = self.streams.get_mut(&stream) else { continue };
+            if head.uncommitted_until > 0 || head.used || pinned(&stream) {
+                head.used = false;
+                self.order.push_back(stream);
+            } else {
+                self.streams.remove(&stream);
+            }
+        }
+    }
+
+    pub(crate) fn cached(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+fn key_of(head: &Head, given: PartitionKey) -> PartitionKey {
+    match head.fact {
+        StreamFact::Head { partition_key, .. } => partition_key,
+        StreamFact::Absent | StreamFact::Elsewhere { .. } => given,
+    }
+}

@@ -1,0 +1,205 @@
+//! Answers that must wait for a commit, or for a sync.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actadb_model::numbered::Numbered;
+use actadb_model::outcome::{AppendResult, Appended, AppendedEvent, Refusal, Unknown};
+
+use crate::message::{Output, RefusedReason, Token};
+
+/// How one transaction was decided.
+#[derive(Clone, Debug)]
+pub(crate) enum Decided {
+    /// Numbered and proposed: positions, once it is committed.
+    Proposed(Arc<Numbered>),
+    /// The append that has these ids is here already: its positions, once *it* is committed.
+    Replayed(Arc<Numbered>),
+    /// A refusal; definite once what it was decided against is committed.
+    Bad(Refusal),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct HeldResult {
+    pub(crate) decided: Decided,
+    /// The sequence behind the last one that must be committed first, 0 for none.
+    pub(crate) until: u64,
+    /// Whether that one must be synced as well.
+    pub(crate) durable: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct HeldMessage {
+    pub(crate) token: Token,
+    pub(crate) since_ns: u64,
+    pub(crate) results: Vec<HeldResult>,
+}
+
+/// What becomes of held answers when the log does not go on as hoped.
+#[derive(Clone, Copy)]
+pub(crate) enum Lost<'a> {
+    /// From this sequence on nothing was or will be appended.
+    Refused { from: u64, reason: RefusedReason },
+    /// Whether proposals reached the log is not known here; the refusal is for all the rest.
+    Unknown(&'a Refusal),
+}
+
+/// Messages whose answers are held, by what they wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    commit: BTreeMap<(u64, u64), HeldMessage>,
+    sync: BTreeMap<(u64, u64), HeldMessage>,
+    next: u64,
+}
+
+impl HeldMessage {
+    fn until(&self) -> u64 {
+        self.results.iter().map(|result| result.until).max().unwrap_or(0)
+    }
+
+    fn synced_until(&self) -> u64 {
+        let durable = self.results.iter().filter(|result| result.durable);
+        durable.map(|result| result.until).max().unwrap_or(0)
+    }
+
+    fn answer(self) -> Output {
+        let results = self.results.into_iter().map(|result| final_result(result.decided));
+        Output::Answer { token: self.token, results: results.collect() }
+    }
+
+    /// Replaces what is lost by a refusal or by "unknown".
+    fn lose(&mut self, committed: u64, lost: Lost<'_>) {
+        for result in &mut self.results {
+            match lost {
+                Lost::Refused { from, reason } if result.until > from => {
+                    let refusal = match reason {
+                        RefusedReason::NoRoom => Refusal::NoRoom,
+                        RefusedReason::NotLeader => Refusal::NotLeader,
+                    };
+                    *result =
+                        HeldResult { decided: Decided::Bad(refusal), until: 0, durable: false };
+                }
+                Lost::Refused { .. } => {}
+                Lost::Unknown(refusal) => {
+                    let waits = result.until > committed || result.durable;
+                    if waits && matches!(result.decided, Decided::Bad(_)) {
+                        result.decided = Decided::Bad(refusal.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn final_result(decided: Decided) -> AppendResult {
+    match decided {
+        Decided::Proposed(numbered) | Decided::Replayed(numbered) => Ok(appended(&numbered)),
+        Decided::Bad(refusal) => Err(refusal.into()),
+    }
+}
+
+fn appended(numbered: &Numbered) -> Appended {
+    Appended {
+        partition_key: numbered.partition_key,
+        partition: numbered.partition,
+        transaction_id: numbered.transaction_id,
+        first_sequence: numbered.first_sequence,
+        events: numbered
+            .events
+            .iter()
+            .map(|event| AppendedEvent {
+                id: event.id,
+                stream: event.stream.clone(),
+                version: event.version,
+                timestamp_ns: event.timestamp_ns,
+            })
+            .collect(),
+    }
+}
+
+impl Held {
+    /// Holds a message, or answers it when it waits for nothing.
+    pub(crate) fn hold(
+        &mut self,
+        message: HeldMessage,
+        committed: u64,
+        synced: u64,
+        out: &mut Vec<Output>,
+    ) {
+        self.next += 1;
+        let (until, synced_until) = (message.until(), message.synced_until());
+        if until > committed {
+            self.commit.insert((until, self.next), message);
+        } else if synced_until > synced {
+            self.sync.insert((synced_until, self.next), message);
+        } else {
+            out.push(message.answer());
+        }
+    }
+
+    /// Answers what waited for no more than this.
+    pub(crate) fn release(&mut self, committed: u64, synced: u64, out: &mut Vec<Output>) {
+        while let Some(entry) = self.commit.first_entry() {
+            if entry.key().0 > committed {
+                break;
+            }
+            let message = entry.remove();
+            self.hold(message, committed, synced, out);
+        }
+        while let Some(entry) = self.sync.first_entry() {
+            if entry.key().0 > synced {
+                break;
+            }
+            out.push(entry.remove().answer());
+        }
+    }
+
+    /// Rewrites answers after a refusal; those that wait for nothing any more are answered.
+    pub(crate) fn refuse(
+        &mut self,
+        from: u64,
+        reason: RefusedReason,
+        committed: u64,
+        synced: u64,
+        out: &mut Vec<Output>,
+    ) {
+        for (_, mut message) in std::mem::take(&mut self.commit) {
+            message.lose(committed, Lost::Refused { from, reason });
+            self.hold(message, committed, synced, out);
+        }
+    }
+
+    /// Answers everything: what is not known to be committed (and synced, where asked) is unknown,
+    /// a bad answer that rested on it becomes `refusal`.
+    pub(crate) fn abandon(
+        &mut self,
+        refusal: &Refusal,
+        committed: u64,
+        synced: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let messages = std::mem::take(&mut self.commit).into_values();
+        for mut message in messages.chain(std::mem::take(&mut self.sync).into_values()) {
+            message.lose(committed, Lost::Unknown(refusal));
+            let token = message.token;
+            let results = message.results.into_iter().map(|result| {
+                let certain = result.until <= committed && (!result.durable || result.until <= synced);
+                match result.decided {
+                    Decided::Proposed(_) | Decided::Replayed(_) if !certain => {
+                        Err(Unknown::Uncertain.into())
+                    }
+                    decided => final_result(decided),
+                }
+            });
+            out.push(Output::Answer { token, results: results.collect() });
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.commit.len() + self.sync.len()
+    }
+
+    pub(crate) fn oldest_ns(&self) -> Option<u64> {
+        self.commit.values().chain(self.sync.values()).map(|message| message.since_ns).min()
+    }
+}

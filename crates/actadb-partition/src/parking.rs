@@ -1,0 +1,137 @@
+//! Appends that wait for facts, or for an earlier append.
+//!
+//! Every message stands in one queue per key: its streams, its event ids, its connection. It may be
+//! decided when it is at the front of all of them and nothing it needs is unknown. So a connection
+//! keeps its order, two appends that share a key keep theirs, and all others overtake.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use actadb_model::names::StreamId;
+use actadb_model::transaction::Transaction;
+use uuid::Uuid;
+
+use crate::message::Token;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Queue {
+    Connection(u64),
+    Stream(StreamId),
+    EventId(Uuid),
+}
+
+/// A message from a door, with the keys its decision needs.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) token: Token,
+    pub(crate) connection: u64,
+    pub(crate) since_ns: u64,
+    pub(crate) transactions: Vec<Transaction>,
+    /// Each once.
+    pub(crate) streams: Vec<StreamId>,
+    pub(crate) event_ids: Vec<Uuid>,
+}
+
+impl Message {
+    pub(crate) fn new(
+        token: Token,
+        connection: u64,
+        since_ns: u64,
+        transactions: Vec<Transaction>,
+    ) -> Self {
+        let events = || transactions.iter().flat_map(Transaction::events);
+        let streams: BTreeSet<StreamId> = events().map(|event| event.stream.clone()).collect();
+        let event_ids: BTreeSet<Uuid> = events().filter_map(|event| event.id).collect();
+        Self {
+            token,
+            connection,
+            since_ns,
+            transactions,
+            streams: streams.into_iter().collect(),
+            event_ids: event_ids.into_iter().collect(),
+        }
+    }
+
+    fn queues(&self) -> impl Iterator<Item = Queue> {
+        let streams = self.streams.iter().cloned().map(Queue::Stream);
+        let ids = self.event_ids.iter().copied().map(Queue::EventId);
+        std::iter::once(Queue::Connection(self.connection)).chain(streams).chain(ids)
+    }
+}
+
+/// The parked messages.
+#[derive(Debug, Default)]
+pub(crate) struct Parking {
+    messages: BTreeMap<u64, Parked>,
+    queues: HashMap<Queue, VecDeque<u64>>,
+    next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Parked {
+    message: Message,
+    /// Whether a question of its is out.
+    asking: bool,
+}
+
+impl Parking {
+    /// Whether a message would have to wait behind another one.
+    pub(crate) fn blocks(&self, message: &Message) -> bool {
+        !self.messages.is_empty() && message.queues().any(|queue| self.queues.contains_key(&queue))
+    }
+
+    pub(crate) fn park(&mut self, message: Message) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        for queue in message.queues() {
+            self.queues.entry(queue).or_default().push_back(ticket);
+        }
+        self.messages.insert(ticket, Parked { message, asking: false });
+        ticket
+    }
+
+    pub(crate) fn get(&self, ticket: u64) -> Option<&Message> {
+        self.messages.get(&ticket).map(|parked| &parked.message)
+    }
+
+    /// Whether it is at the front of all its queues and no question of its is out.
+    pub(crate) fn is_next(&self, ticket: u64) -> bool {
+        let Some(parked) = self.messages.get(&ticket) else { return false };
+        let front = |queue: Queue| self.queues.get(&queue).and_then(|q| q.front()) == Some(&ticket);
+        !parked.asking && parked.message.queues().all(front)
+    }
+
+    pub(crate) fn set_asking(&mut self, ticket: u64, asking: bool) {
+        if let Some(parked) = self.messages.get_mut(&ticket) {
+            parked.asking = asking;
+        }
+    }
+
+    /// Takes a message out; answers it and the tickets that stood behind it.
+    pub(crate) fn take(&mut self, ticket: u64) -> Option<(Message, BTreeSet<u64>)> {
+        let message = self.messages.remove(&ticket)?.message;
+        let mut behind = BTreeSet::new();
+        for queue in message.queues() {
+            let Some(waiting) = self.queues.get_mut(&queue) else { continue };
+            waiting.retain(|other| *other != ticket);
+            behind.extend(waiting.front());
+            if waiting.is_empty() {
+                self.queues.remove(&queue);
+            }
+        }
+        Some((message, behind))
+    }
+
+    /// Whether a parked message needs a stream.
+    pub(crate) fn needs_stream(&self, stream: &StreamId) -> bool {
+        self.queues.contains_key(&Queue::Stream(stream.clone()))
+    }
+
+    /// All tickets in order of arrival.
+    pub(crate) fn tickets(&self) -> Vec<u64> {
+        self.messages.keys().copied().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+}
