@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use actadb_disk::disk::{Disk, DiskFile};
+use actadb_disk::disk::{Disk, DiskFile, is_no_room};
 use actadb_model::entry::{Entry, Place, Room};
 use actadb_model::limits::ALLOCATION_STEP_BYTES;
 
@@ -14,6 +14,9 @@ use crate::format::{
 };
 use crate::scan::Tip;
 use crate::segment::segment_path;
+
+/// Allocations end at a multiple of this.
+const BLOCK_BYTES: u64 = 4096;
 
 /// Where a log lives and how large its segments are.
 #[derive(Clone, Debug)]
@@ -270,9 +273,17 @@ fn allocate(
     if end <= segment.allocated {
         return Ok(());
     }
-    let target = end.next_multiple_of(ALLOCATION_STEP_BYTES).min(segment_bytes);
-    let bytes = target - segment.allocated;
-    segment.file.allocate(segment.allocated, bytes).map_err(LogError::io("allocate", path))?;
+    let step = end.next_multiple_of(ALLOCATION_STEP_BYTES).min(segment_bytes);
+    let exact = end.next_multiple_of(BLOCK_BYTES).min(segment_bytes);
+    let from = segment.allocated;
+    // The last bytes of a device are as good as any.
+    let mut target = step;
+    let mut done = segment.file.allocate(from, step - from);
+    if done.as_ref().is_err_and(is_no_room) && exact < step {
+        target = exact;
+        done = segment.file.allocate(from, exact - from);
+    }
+    done.map_err(LogError::io("allocate", path))?;
     segment.allocated = target;
     Ok(())
 }

@@ -83,6 +83,15 @@ impl fmt::Display for ClosedReason {
     }
 }
 
+/// Why a replica core refused proposals that it had not yet put into an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedReason {
+    /// No space could be allocated.
+    NoRoom,
+    /// It does not lead.
+    NotLeader,
+}
+
 /// Nothing was appended and nothing will be. Definite by construction: a core builds one only
 /// when no part of the transaction can reach the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use actadb_model::ids::PartitionId;
 use actadb_model::keys::{Facts, Keys};
 use actadb_model::names::StreamId;
 use actadb_model::numbered::Numbered;
-use actadb_model::outcome::{AppendResult, ClosedReason, Refusal};
+use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, RefusedReason};
 use actadb_model::time::Now;
 use actadb_model::transaction::Transaction;
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use crate::decide::{Position, decide};
 use crate::heads::Heads;
 use crate::held::{Decided, Held, HeldMessage, HeldResult};
 use crate::id_generator::IdGenerator;
-use crate::message::{FetchId, FromReplica, Input, Output, RefusedReason, Token};
+use crate::message::{FetchId, FromReplica, Input, Output, Token};
 use crate::parking::{Message, Parking};
 
 /// Rules of appends that a configuration sets.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actadb_model::numbered::Numbered;
-use actadb_model::outcome::{AppendResult, Appended, AppendedEvent, Refusal, Unknown};
+use actadb_model::outcome::{
+    AppendResult, Appended, AppendedEvent, Refusal, RefusedReason, Unknown,
+};
 
-use crate::message::{Output, RefusedReason, Token};
+use crate::message::{Output, Token};
 
 /// How one transaction was decided.
 #[derive(Clone, Debug)]

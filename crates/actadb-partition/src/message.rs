@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actadb_model::keys::{Facts, Keys};
 use actadb_model::numbered::Numbered;
-use actadb_model::outcome::{AppendResult, ClosedReason};
+use actadb_model::outcome::{AppendResult, ClosedReason, RefusedReason};
 use actadb_model::transaction::Transaction;
 
 /// Names one message from a door; the shell keeps the way back under it.
@@ -30,15 +30,6 @@ impl FetchId {
     pub fn new(generation: u64, ticket: u64) -> Self {
         Self { generation, ticket }
     }
-}
-
-/// Why the replica core refused proposals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusedReason {
-    /// No space could be allocated.
-    NoRoom,
-    /// It does not lead.
-    NotLeader,
 }
 
 /// From the replica core, in order.

@@ -19,12 +19,12 @@ use actadb_model::ids::{PartitionId, PartitionKey, with_hash16};
 use actadb_model::keys::{Facts, StreamFact};
 use actadb_model::names::{EventName, StreamId};
 use actadb_model::numbered::{Numbered, NumberedEvent};
-use actadb_model::outcome::{AppendResult, ClosedReason};
+use actadb_model::outcome::{AppendResult, ClosedReason, RefusedReason};
 use actadb_model::time::Now;
 use actadb_model::transaction::{NewEvent, Transaction};
 use actadb_model::version::ExpectedVersion;
 use actadb_partition::core::{PartitionCore, Rules, Start};
-use actadb_partition::message::{FetchId, FromReplica, Input, Output, RefusedReason, Token};
+use actadb_partition::message::{FetchId, FromReplica, Input, Output, Token};
 use bytes::Bytes;
 use uuid::Uuid;
 

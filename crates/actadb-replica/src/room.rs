@@ -1,0 +1,74 @@
+//! Room before numbers: what fits, what waits, what is refused.
+
+use actadb_model::entry::Room;
+use actadb_model::limits::{FULL_SEGMENTS_MAX, NO_ROOM_RETRY_NS};
+use actadb_model::time::Now;
+
+/// What is known about space.
+#[derive(Debug, Default)]
+pub(crate) struct RoomKeeper {
+    room: Room,
+    /// Full segments that wait for their index.
+    pub(crate) full_segments: usize,
+    /// The size an allocation failed for, and when to try again.
+    failed: Option<(u64, u64)>,
+}
+
+/// What is to be done about a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// It can be written now.
+    Now,
+    /// Space must be allocated first.
+    Allocate,
+    /// Full segments must be sealed first.
+    AwaitSeal,
+    /// There is no space; refuse it.
+    Refuse,
+}
+
+impl RoomKeeper {
+    pub(crate) fn set(&mut self, room: Room) {
+        self.room = room;
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        self.room
+    }
+
+    pub(crate) fn allocated(&mut self, room: Room) {
+        self.room = room;
+        self.failed = None;
+    }
+
+    pub(crate) fn failed(&mut self, now: Now, body_bytes: u64) {
+        self.failed = Some((body_bytes, now.mono_ns + NO_ROOM_RETRY_NS));
+    }
+
+    pub(crate) fn fit(&self, now: Now, body_bytes: u64) -> Fit {
+        let rolls = body_bytes > self.room.segment;
+        if rolls && self.full_segments >= FULL_SEGMENTS_MAX {
+            Fit::AwaitSeal
+        } else if self.room.fits(body_bytes) {
+            Fit::Now
+        } else if self.failed.is_some_and(|(_, until)| now.mono_ns < until) {
+            Fit::Refuse
+        } else {
+            Fit::Allocate
+        }
+    }
+
+    /// The allocation to try again, when its time has come.
+    pub(crate) fn retry(&self, now: Now) -> Option<u64> {
+        self.failed.filter(|(_, until)| now.mono_ns >= *until).map(|(body_bytes, _)| body_bytes)
+    }
+
+    pub(crate) fn wake_at(&self) -> Option<u64> {
+        self.failed.map(|(_, until)| until)
+    }
+
+    /// Whether allocations fail at present.
+    pub(crate) fn is_short(&self) -> bool {
+        self.failed.is_some()
+    }
+}
