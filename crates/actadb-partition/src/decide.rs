@@ -95,6 +95,8 @@ fn known_ids(heads: &Heads, transaction: &Transaction) -> Option<HeldResult> {
 
 /// What is known of a stream, with the versions this transaction has given already.
 struct Current {
+    /// Before the transaction: what a conflict tells, as the rest of it never was.
+    before: Option<u64>,
     version: Option<u64>,
     uncommitted_until: u64,
 }
@@ -124,7 +126,7 @@ fn number(
                 stream: event.stream.clone(),
                 partition_key,
                 expected: event.expected,
-                current: current.version,
+                current: current.before,
             };
             return Err((refusal, current.uncommitted_until));
         }
@@ -186,5 +188,5 @@ fn current_of(
             Refusal::OtherPartitionKey { stream: stream.clone(), given, actual: key };
         return Err((refusal, uncommitted_until));
     }
-    Ok(Current { version, uncommitted_until })
+    Ok(Current { before: version, version, uncommitted_until })
 }

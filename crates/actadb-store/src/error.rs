@@ -36,6 +36,18 @@ pub enum OpenError {
     NotADatabase(String),
 }
 
+impl OpenError {
+    /// Whether the device only lacked space.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Log(error) => error.is_no_room(),
+            Self::Index(IndexError::Io { source, .. }) => actadb_disk::disk::is_no_room(source),
+            _ => false,
+        }
+    }
+}
+
 impl From<Damage> for OpenError {
     fn from(damage: Damage) -> Self {
         Self::Log(damage.into())

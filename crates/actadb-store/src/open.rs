@@ -44,6 +44,8 @@ pub struct OpenedBucket {
     pub torn: Option<TornTail>,
     /// Indexes that were missing or wrong and have been rebuilt.
     pub rebuilt: Vec<PathBuf>,
+    /// Indexes that found no room on the disk; until they are written they are in memory.
+    pub unsealed: Vec<SealTask>,
 }
 
 /// Opens a bucket; `storage_id` is drawn by the caller, for a bucket that has none yet.
@@ -71,6 +73,7 @@ pub fn open_bucket(
     });
     let mut publisher = Publisher::new(shared.clone(), 0, 0);
     let mut rebuilt = Vec::new();
+    let mut unsealed = Vec::new();
     while let Some(number) = recovery.next_segment() {
         if !recovery.is_last()
             && let Some(index) = good_index(&settings, number)
@@ -101,9 +104,16 @@ pub fn open_bucket(
         })?;
         debug_assert!(seal.is_none(), "full segments are sealed here, one by one");
         if !last && let Some(task) = publisher.seal_rebuilt(full) {
-            let index = task.run()?;
-            rebuilt.push(index.path().to_owned());
-            publisher.sealed(index);
+            match task.run() {
+                Ok(index) => {
+                    rebuilt.push(index.path().to_owned());
+                    publisher.sealed(index);
+                }
+                // A full disk keeps nobody from reading: the index stays in memory until there
+                // is room for it.
+                Err(error) if error.is_no_room() => unsealed.push(task),
+                Err(error) => return Err(error),
+            }
         }
     }
     let recovered = recovery.finish()?;
@@ -120,6 +130,7 @@ pub fn open_bucket(
         last: (tip.index, tip.term),
         torn: recovered.torn,
         rebuilt,
+        unsealed,
     })
 }
 

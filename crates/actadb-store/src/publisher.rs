@@ -91,8 +91,8 @@ impl Publisher {
     }
 
     /// Publishes the next entry, whose body lies at `body`: index and tail, then watermarks.
-    /// Answers the partitions it moved, each with its last committed sequence, and the segment
-    /// that can now be sealed. Publishing an entry twice does nothing.
+    /// Answers the partitions it moved, each with its last committed sequence and the number of
+    /// events, and the segment that can now be sealed. Publishing an entry twice does nothing.
     ///
     /// # Errors
     /// When a record cannot be read or does not continue its partition: a bug, or damage between
@@ -101,7 +101,7 @@ impl Publisher {
         &mut self,
         entry: &Entry,
         body: Place,
-    ) -> Result<(Vec<(PartitionId, u64)>, Option<SealTask>), Damage> {
+    ) -> Result<(Vec<(PartitionId, u64, u64)>, Option<SealTask>), Damage> {
         if entry.index <= self.published {
             return Ok((Vec::new(), None));
         }
@@ -113,14 +113,15 @@ impl Publisher {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .push(body, entry.body.clone());
-        for (partition, next) in &moved {
-            self.shared.raise(*partition, *next);
+        let mut through = Vec::with_capacity(moved.len());
+        for (partition, next) in moved {
+            through.push((partition, next - 1, next - self.shared.next_sequence(partition)));
+            self.shared.raise(partition, next);
         }
         if let Some(head) = BatchHead::decode(&entry.body) {
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         self.published = entry.index;
-        let through = moved.into_iter().map(|(partition, next)| (partition, next - 1)).collect();
         Ok((through, seal))
     }
 
