@@ -1,6 +1,6 @@
 //! Why the store could not open or read.
 
-use actadb_index::error::IndexError;
+pub use actadb_index::error::IndexError;
 use actadb_log::error::{Damage, LogError};
 
 /// Why a database directory could not be opened.

@@ -1,6 +1,7 @@
 //! The files of one bucket, for the writer thread: its log and its slots.
 
 use actadb_log::error::LogError;
+use actadb_log::format::LogIdentity;
 use actadb_log::scan::Tip;
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::{LogWriter, Written};
@@ -16,6 +17,12 @@ pub struct BucketWriter {
 impl BucketWriter {
     pub(crate) fn new(log: LogWriter, slots: Slots) -> Self {
         Self { log, slots }
+    }
+
+    /// Whose log it is.
+    #[must_use]
+    pub fn identity(&self) -> LogIdentity {
+        self.log.settings().identity
     }
 
     /// The last entry written.
@@ -34,15 +41,6 @@ impl BucketWriter {
     #[must_use]
     pub fn slot_state(&self) -> &SlotState {
         self.slots.state()
-    }
-
-    /// Free bytes of the file system.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub fn free_bytes(&self) -> Result<u64, LogError> {
-        let settings = self.log.settings();
-        settings.disk.free_bytes(&settings.dir).map_err(LogError::io("ask", &settings.dir))
     }
 
     /// See [`LogWriter::make_room`].

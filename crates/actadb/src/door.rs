@@ -1,0 +1,81 @@
+//! The door for appends: permits in bytes, one message per partition, an answer to everyone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actadb_model::limits::PERMIT_MIN_BYTES;
+use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, Unknown};
+use actadb_model::transaction::Transaction;
+use kameo::prelude::*;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::partition_actor::{Append, PartitionActor};
+use crate::status::BucketBoard;
+
+/// One partition's mailbox, with its bucket's permits.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionDoor {
+    pub(crate) actor: ActorRef<PartitionActor>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) permit_bytes: u64,
+    pub(crate) board: Arc<BucketBoard>,
+}
+
+/// Bytes that a message takes while it is in flight.
+fn permit_size(transactions: &[Transaction], limit: u64) -> u32 {
+    let sizes = transactions.iter().map(|t| t.size_bytes().max(PERMIT_MIN_BYTES));
+    // One message may not take more than there is; what it has beyond is bounded by the sender.
+    u32::try_from(sizes.sum::<u64>().min(limit)).unwrap_or(u32::MAX)
+}
+
+impl PartitionDoor {
+    /// Sends appends of one connection to the partition and waits for their answers, one each.
+    pub(crate) async fn append(
+        &self,
+        connection: u64,
+        transactions: Vec<Transaction>,
+        timeout: Duration,
+    ) -> Vec<AppendResult> {
+        let count = transactions.len();
+        let all = |result: AppendResult| vec![result; count];
+        let deadline = Instant::now() + timeout;
+        let size = permit_size(&transactions, self.permit_bytes);
+        let permit = timeout_at(deadline, self.permits.clone().acquire_many_owned(size)).await;
+        let permit = match permit {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_closed)) => return all(Err(Refusal::Stopping.into())),
+            Err(_elapsed) => return all(Err(Unknown::Timeout.into())),
+        };
+        match self.send(connection, transactions, permit) {
+            Err(refusal) => all(Err(refusal.into())),
+            Ok(answered) => match timeout_at(deadline, answered).await {
+                Ok(Ok(results)) => results,
+                // The actor died with our message, after it was taken.
+                Ok(Err(_dropped)) => all(Err(Unknown::Uncertain.into())),
+                Err(_elapsed) => all(Err(Unknown::Timeout.into())),
+            },
+        }
+    }
+
+    fn send(
+        &self,
+        connection: u64,
+        transactions: Vec<Transaction>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Vec<AppendResult>>, Refusal> {
+        let (reply, answered) = oneshot::channel();
+        let message = Append { connection, transactions, reply, permit };
+        match self.actor.tell(message).try_send() {
+            Ok(()) => Ok(answered),
+            Err(SendError::MailboxFull(_)) => {
+                unreachable!("the mailbox is sized by the permits")
+            }
+            Err(_) => {
+                let reason = self.board.closed();
+                let gone = || ClosedReason::Panicked("the partition is gone".into());
+                Err(Refusal::Closed(reason.unwrap_or_else(gone)))
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Where work on the disk runs: the only file with threads.
+//!
+//! `Threads` has one writer thread per bucket and a bounded pool that reads. `Inline` runs
+//! everything in the tasks of the runtime, for current-thread runtimes and virtual time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use actadb_bucket::job::{Done, perform};
+use actadb_replica::message::Work;
+use actadb_store::writer::BucketWriter;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::options::Execution;
+use crate::status::BucketBoard;
+
+/// Reads that may wait for a thread at once; more wait for a place.
+const READS_WAITING_MAX: usize = 4096;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs jobs that block.
+#[derive(Clone, Debug)]
+pub struct Executor {
+    /// `None` runs jobs inline.
+    pool: Option<mpsc::Sender<Job>>,
+    places: Arc<Semaphore>,
+}
+
+/// One piece of work at a time goes in, how it ended comes out.
+#[derive(Debug)]
+pub(crate) struct WriterThread {
+    pub(crate) work: mpsc::Sender<Command>,
+    pub(crate) done: mpsc::Receiver<Done>,
+}
+
+/// What a writer thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Work(Work),
+    #[cfg(feature = "fault-injection")]
+    Panic,
+}
+
+impl Executor {
+    /// Starts the pool. `fetches` bounds the jobs that actors submit without waiting.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(crate) fn new(
+        execution: Execution,
+        threads: usize,
+        fetches: usize,
+    ) -> std::io::Result<Self> {
+        let places = Arc::new(Semaphore::new(READS_WAITING_MAX));
+        if execution == Execution::Inline {
+            return Ok(Self { pool: None, places });
+        }
+        let (sender, receiver) = mpsc::channel::<Job>(READS_WAITING_MAX + fetches);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for n in 0..threads.max(1) {
+            let receiver = receiver.clone();
+            thread::Builder::new().name(format!("acta-read-{n}")).spawn(move || {
+                loop {
+                    let next =
+                        receiver.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+                    let Some(job) = next else { return };
+                    // A job that panics has dropped its way back; the thread serves on.
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+                }
+            })?;
+        }
+        Ok(Self { pool: Some(sender), places })
+    }
+
+    /// Runs a job that reads; `None` when it panicked.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let Some(pool) = &self.pool else { return Some(job()) };
+        let place = self.places.clone().acquire_owned().await.ok()?;
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            let _ = answer.send(job());
+            drop(place);
+        });
+        pool.try_send(job).ok()?;
+        answered.await.ok()
+    }
+
+    /// Runs a job whose way back is its own business. Answers whether it was taken; the queue is
+    /// sized so that it is.
+    pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        match &self.pool {
+            Some(pool) => pool.try_send(Box::new(job)).is_ok(),
+            None => {
+                job();
+                true
+            }
+        }
+    }
+
+    /// Gives a bucket's files to a thread of their own. When the thread panics, `done` closes.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn writer(
+        &self,
+        mut writer: BucketWriter,
+        board: Arc<BucketBoard>,
+    ) -> std::io::Result<WriterThread> {
+        // One piece of work is out at a time, so neither queue ever holds more than one.
+        let (work, mut work_in) = mpsc::channel::<Command>(2);
+        let (done_out, done) = mpsc::channel(2);
+        let name = format!("acta-write-{}", board.bucket);
+        let mut run = move |command: Command| match command {
+            Command::Work(work) => {
+                let syncs = matches!(work, Work::Sync | Work::Write { sync: true, .. });
+                let start = Instant::now();
+                let ended = perform(&mut writer, &work);
+                if syncs {
+                    board.sync_seconds.observe_time(start.elapsed());
+                }
+                done_out.try_send(ended).is_ok()
+            }
+            #[cfg(feature = "fault-injection")]
+            Command::Panic => panic!("injected into the writer thread"),
+        };
+        if self.pool.is_some() {
+            thread::Builder::new().name(name).spawn(move || {
+                while let Some(command) = work_in.blocking_recv() {
+                    if !run(command) {
+                        return;
+                    }
+                }
+            })?;
+        } else {
+            tokio::spawn(async move {
+                while let Some(command) = work_in.recv().await {
+                    if !run(command) {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(WriterThread { work, done })
+    }
+}

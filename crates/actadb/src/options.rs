@@ -1,0 +1,108 @@
+//! How to open a database.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actadb_disk::disk::Disk;
+use actadb_disk::os::OsDisk;
+use actadb_model::ids::Partitioning;
+use actadb_model::limits;
+pub use actadb_replica::message::FsyncMode;
+
+use crate::error::OpenError;
+
+/// Default of `bucket.count`, chosen by measurement: see `docs/BENCHMARKS.md`.
+pub const BUCKETS_DEFAULT: u16 = 4;
+
+/// How to open a database. Plain values: nothing is opened before
+/// [`Database::open_with`](crate::database::Database::open_with).
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory; made when it is missing.
+    pub dir: PathBuf,
+    /// Number of partitions, 1 to 4096. Fixed for the database's life.
+    pub partitions: u16,
+    /// Number of buckets, 1 to 256 and at most the number of partitions. Fixed for the database's
+    /// life.
+    pub buckets: u16,
+    /// Size of a segment file in bytes, 1 MiB to 2 GiB. Fixed for the database's life.
+    pub segment_bytes: u64,
+    /// When an append counts as committed, and when the disk is synced.
+    pub fsync: FsyncMode,
+    /// Refuse appends that do not name one expected version.
+    pub strict_versioning: bool,
+    /// Largest transaction in bytes; at most a quarter of a segment whatever this says.
+    pub max_transaction_bytes: u64,
+    /// How long an append waits for its answer.
+    pub append_timeout: Duration,
+    /// Bytes of appends in flight per bucket; more wait at the door.
+    pub permit_bytes: u64,
+    /// Stream heads kept in memory, over all partitions.
+    pub cached_heads: usize,
+    /// Threads that read.
+    pub read_threads: usize,
+    /// Where jobs run.
+    pub execution: Execution,
+    /// The device.
+    pub disk: Arc<dyn Disk>,
+}
+
+/// Where work on the disk runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// A writer thread per bucket and a bounded pool of threads that read.
+    Threads,
+    /// In the tasks of the runtime: for current-thread runtimes and tests on virtual time.
+    Inline,
+}
+
+impl Options {
+    /// The defaults for a directory.
+    pub fn new(dir: impl AsRef<Path>) -> Self {
+        Self {
+            dir: dir.as_ref().to_owned(),
+            partitions: limits::PARTITIONS_DEFAULT,
+            buckets: BUCKETS_DEFAULT,
+            segment_bytes: limits::SEGMENT_DEFAULT_BYTES,
+            fsync: FsyncMode::Always,
+            strict_versioning: false,
+            max_transaction_bytes: limits::TRANSACTION_MAX_BYTES,
+            append_timeout: Duration::from_secs(10),
+            permit_bytes: limits::PERMIT_BYTES_DEFAULT,
+            cached_heads: 262_144,
+            read_threads: 4,
+            execution: Execution::Threads,
+            disk: Arc::new(OsDisk),
+        }
+    }
+
+    /// Checks the values against each other.
+    pub(crate) fn partitioning(&self) -> Result<Partitioning, OpenError> {
+        let range = limits::SEGMENT_MIN_BYTES..=limits::SEGMENT_MAX_BYTES;
+        if !range.contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(4096) {
+            return Err(OpenError::Options(format!(
+                "segment.size_bytes must be a multiple of 4096 from {} to {}, got {}",
+                limits::SEGMENT_MIN_BYTES,
+                limits::SEGMENT_MAX_BYTES,
+                self.segment_bytes
+            )));
+        }
+        let least = self.transaction_limit();
+        if self.permit_bytes < least || self.permit_bytes > u64::from(u32::MAX >> 3) {
+            return Err(OpenError::Options(format!(
+                "append.permit_bytes must be at least the largest transaction ({least}) and at \
+                 most {}, got {}",
+                u32::MAX >> 3,
+                self.permit_bytes
+            )));
+        }
+        Partitioning::new(self.partitions, self.buckets)
+            .map_err(|bad| OpenError::Options(bad.to_string()))
+    }
+
+    /// The largest transaction these options allow.
+    pub(crate) fn transaction_limit(&self) -> u64 {
+        self.max_transaction_bytes.min(self.segment_bytes / limits::SEGMENT_TRANSACTION_FRACTION)
+    }
+}

@@ -1,0 +1,159 @@
+//! One partition: its mailbox is the only door for appends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actadb_bucket::partition_side::{PartitionOutput, PartitionSide};
+use actadb_model::entry::Proposal;
+use actadb_model::ids::PartitionId;
+use actadb_model::keys::{Facts, Keys};
+use actadb_model::outcome::{AppendResult, ClosedReason};
+use actadb_model::transaction::Transaction;
+use actadb_partition::message::{FetchId, FromReplica, Input, Token};
+use actadb_store::facts::facts;
+use actadb_store::reader::Reader;
+use kameo::error::Infallible;
+use kameo::mailbox::Signal;
+use kameo::prelude::*;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::executor::Executor;
+use crate::segment_writer_actor::{Proposals, SegmentWriterActor};
+use crate::status::BucketBoard;
+
+/// The appends of one connection for one partition, answered together.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) connection: u64,
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) reply: oneshot::Sender<Vec<AppendResult>>,
+    /// Given back with the core's answer, whoever still waits for it.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+#[cfg(feature = "fault-injection")]
+#[derive(Debug)]
+pub(crate) struct Panic;
+
+type FactsAnswer = (FetchId, Result<Facts, String>);
+
+/// What a partition actor is made of.
+#[derive(Debug)]
+pub(crate) struct PartitionActor {
+    pub(crate) partition: PartitionId,
+    pub(crate) side: PartitionSide,
+    pub(crate) clock: Clock,
+    pub(crate) executor: Executor,
+    pub(crate) board: Arc<BucketBoard>,
+    pub(crate) writer: ActorRef<SegmentWriterActor>,
+    /// From the writer side, in order; polled before the mailbox.
+    pub(crate) from_writer: mpsc::Receiver<FromReplica>,
+    pub(crate) facts: (mpsc::Sender<FactsAnswer>, mpsc::Receiver<FactsAnswer>),
+    pub(crate) reader: Reader,
+    /// The readers of the node's other buckets.
+    pub(crate) others: Arc<Vec<Reader>>,
+    pub(crate) replies: HashMap<Token, (oneshot::Sender<Vec<AppendResult>>, OwnedSemaphorePermit)>,
+    pub(crate) next_token: u64,
+    pub(crate) writer_gone: bool,
+}
+
+impl PartitionActor {
+    fn step(&mut self, input: Input) {
+        let mut outputs = Vec::new();
+        self.side.step(self.clock.now(), input, &mut outputs);
+        let mut proposals: Vec<Proposal> = Vec::new();
+        for output in outputs {
+            match output {
+                PartitionOutput::Propose(proposal) => proposals.push(proposal),
+                PartitionOutput::Fetch { fetch, keys } => self.fetch(fetch, keys),
+                PartitionOutput::Answer { token, results } => {
+                    if let Some((reply, permit)) = self.replies.remove(&token) {
+                        let _ = reply.send(results);
+                        drop(permit);
+                    }
+                }
+            }
+        }
+        if !proposals.is_empty() {
+            self.propose(proposals);
+        }
+        self.board.set_partition(self.partition, self.side.stats());
+    }
+
+    fn propose(&mut self, proposals: Vec<Proposal>) {
+        // Sized by the permits: full cannot happen, and a writer that is gone closes us below.
+        match self.writer.tell(Proposals(proposals)).try_send() {
+            Ok(()) | Err(SendError::ActorNotRunning(_) | SendError::ActorStopped) => {}
+            Err(error) => panic!("the writer's mailbox is sized by the permits: {error}"),
+        }
+    }
+
+    fn fetch(&self, fetch: FetchId, keys: Keys) {
+        let (reader, others) = (self.reader.clone(), self.others.clone());
+        let (partition, answer) = (self.partition, self.facts.0.clone());
+        let taken = self.executor.submit(move || {
+            let found = facts(&reader, &others, partition, &keys);
+            // Sized by the permits, as every parked append holds one.
+            let _ = answer.try_send((fetch, found.map_err(|error| error.to_string())));
+        });
+        assert!(taken, "the pool's queue is sized by the permits");
+    }
+
+    fn writer_died(&mut self) {
+        self.writer_gone = true;
+        let reason = self.board.closed();
+        let reason = reason.unwrap_or(ClosedReason::Panicked("the segment writer".into()));
+        self.step(Input::Replica(FromReplica::Closed(reason)));
+    }
+}
+
+impl Actor for PartitionActor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(args)
+    }
+
+    async fn next(
+        &mut self,
+        _: WeakActorRef<Self>,
+        mailbox: &mut MailboxReceiver<Self>,
+    ) -> Result<Option<Signal<Self>>, Infallible> {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.from_writer.recv(), if !self.writer_gone => match message {
+                    Some(message) => self.step(Input::Replica(message)),
+                    None => self.writer_died(),
+                },
+                Some((fetch, facts)) = self.facts.1.recv() => {
+                    self.step(Input::Facts { fetch, facts });
+                }
+                signal = mailbox.recv() => return Ok(signal),
+            }
+        }
+    }
+}
+
+impl Message<Append> for PartitionActor {
+    type Reply = ();
+
+    async fn handle(&mut self, message: Append, _: &mut Context<Self, ()>) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.replies.insert(token, (message.reply, message.permit));
+        let Append { connection, transactions, .. } = message;
+        self.step(Input::Append { token, connection, transactions });
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Message<Panic> for PartitionActor {
+    type Reply = ();
+
+    async fn handle(&mut self, _: Panic, _: &mut Context<Self, ()>) {
+        panic!("injected into partition {}", self.partition);
+    }
+}

@@ -1,0 +1,192 @@
+//! One bucket's writer: consensus and publishing, with one piece of disk work in flight.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actadb_bucket::writer_side::{WriterInput, WriterOutput, WriterSide};
+use actadb_model::entry::Proposal;
+use actadb_model::ids::PartitionId;
+use actadb_model::outcome::ClosedReason;
+use actadb_partition::message::FromReplica;
+use actadb_store::publisher::SealTask;
+use kameo::error::Infallible;
+use kameo::mailbox::Signal;
+use kameo::prelude::*;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+
+use crate::clock::Clock;
+use crate::executor::{Command, Executor, WriterThread};
+use crate::status::BucketBoard;
+
+/// Decided transactions of one partition, in order.
+#[derive(Debug)]
+pub(crate) struct Proposals(pub(crate) Vec<Proposal>);
+
+/// Close the bucket for good.
+#[derive(Debug)]
+pub(crate) struct Close(pub(crate) ClosedReason);
+
+/// Write what is there, sync, save; the sender is told (or dropped) when that is done.
+#[derive(Debug)]
+pub(crate) struct Stop(pub(crate) oneshot::Sender<()>);
+
+#[cfg(feature = "fault-injection")]
+#[derive(Debug)]
+pub(crate) enum Panic {
+    Actor,
+    Thread,
+}
+
+/// What a segment writer actor is made of.
+#[derive(Debug)]
+pub(crate) struct SegmentWriterActor {
+    pub(crate) side: WriterSide,
+    pub(crate) clock: Clock,
+    pub(crate) executor: Executor,
+    pub(crate) board: Arc<BucketBoard>,
+    pub(crate) thread: WriterThread,
+    pub(crate) thread_gone: bool,
+    pub(crate) partitions: HashMap<PartitionId, mpsc::Sender<FromReplica>>,
+    pub(crate) sealed: (mpsc::Sender<WriterInput>, mpsc::Receiver<WriterInput>),
+    pub(crate) stopping: Vec<oneshot::Sender<()>>,
+}
+
+impl SegmentWriterActor {
+    fn step(&mut self, input: WriterInput) {
+        let mut outputs = Vec::new();
+        self.side.step(self.clock.now(), input, &mut outputs);
+        for output in outputs {
+            match output {
+                WriterOutput::Work(work) => {
+                    // One piece is out at a time; a thread that is gone is seen by `done`.
+                    let _ = self.thread.work.try_send(Command::Work(work));
+                }
+                WriterOutput::Seal(task) => self.seal(task),
+                WriterOutput::ToPartition(partition, message) => {
+                    self.tell_partition(partition, message);
+                }
+                WriterOutput::Closed(reason) => self.board.close(&reason),
+                WriterOutput::Stopped => {
+                    for stopped in self.stopping.drain(..) {
+                        let _ = stopped.send(());
+                    }
+                }
+            }
+        }
+        self.board.set_writer(self.side.totals(), self.side.stats());
+    }
+
+    fn tell_partition(&self, partition: PartitionId, message: FromReplica) {
+        let Some(sender) = self.partitions.get(&partition) else { return };
+        match sender.try_send(message) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                panic!("the queue to partition {partition} is sized by the permits")
+            }
+        }
+    }
+
+    fn seal(&self, task: SealTask) {
+        let answer = self.sealed.0.clone();
+        let bucket = self.board.bucket.0;
+        let taken = self.executor.submit(move || {
+            let input = match task.run() {
+                Ok(index) => WriterInput::Sealed(index),
+                Err(error) => {
+                    let segment = task.segment();
+                    tracing::warn!(bucket, segment, %error, "an index could not be written; again soon");
+                    WriterInput::SealFailed(task)
+                }
+            };
+            // At most as many as there may be full segments.
+            let _ = answer.try_send(input);
+        });
+        assert!(taken, "the pool's queue has room for the seals");
+    }
+}
+
+impl Actor for SegmentWriterActor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(mut args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        args.step(WriterInput::Start);
+        Ok(args)
+    }
+
+    async fn next(
+        &mut self,
+        _: WeakActorRef<Self>,
+        mailbox: &mut MailboxReceiver<Self>,
+    ) -> Result<Option<Signal<Self>>, Infallible> {
+        loop {
+            if mailbox.is_empty() {
+                self.step(WriterInput::Flush);
+            }
+            let wake = self.side.wake_at().map(|at| self.clock.at(at));
+            let tick = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                done = self.thread.done.recv(), if !self.thread_gone => match done {
+                    Some(done) => self.step(WriterInput::Done(done)),
+                    None => {
+                        self.thread_gone = true;
+                        let reason = ClosedReason::Panicked("the writer thread".into());
+                        self.step(WriterInput::Close(reason));
+                    }
+                },
+                Some(input) = self.sealed.1.recv() => self.step(input),
+                signal = mailbox.recv() => return Ok(signal),
+                () = tick => self.step(WriterInput::Tick),
+            }
+        }
+    }
+}
+
+impl Message<Proposals> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, Proposals(proposals): Proposals, _: &mut Context<Self, ()>) {
+        for proposal in proposals {
+            self.step(WriterInput::Propose(proposal));
+        }
+    }
+}
+
+impl Message<Close> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, Close(reason): Close, _: &mut Context<Self, ()>) {
+        self.step(WriterInput::Close(reason));
+    }
+}
+
+impl Message<Stop> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, Stop(stopped): Stop, _: &mut Context<Self, ()>) {
+        self.stopping.push(stopped);
+        self.step(WriterInput::Stop);
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+impl Message<Panic> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, panic: Panic, _: &mut Context<Self, ()>) {
+        match panic {
+            Panic::Actor => panic!("injected into the segment writer"),
+            Panic::Thread => {
+                let _ = self.thread.work.try_send(Command::Panic);
+            }
+        }
+    }
+}
+

@@ -1,0 +1,191 @@
+//! How a database is doing.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use actadb_bucket::writer_side::Totals;
+use actadb_model::ids::{BucketId, PartitionId, Partitioning};
+use actadb_model::outcome::ClosedReason;
+use actadb_partition::core::Stats as PartitionStats;
+use actadb_replica::core::Stats as ReplicaStats;
+use uuid::Uuid;
+
+use crate::metrics::{ENTRY_EVENTS, Histogram, HistogramValue, SYNC_SECONDS};
+
+/// A database at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The database's id.
+    pub database: Uuid,
+    /// Counts of partitions and buckets.
+    pub partitioning: Partitioning,
+    /// One per bucket.
+    pub buckets: Vec<BucketStatus>,
+    /// Bytes that can still be allocated where the data lies; `None` when that cannot be asked.
+    pub free_bytes: Option<u64>,
+    /// Reads answered, and events in the answers.
+    pub reads: u64,
+    /// See `reads`.
+    pub read_events: u64,
+}
+
+impl Status {
+    /// Whether any bucket takes appends.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.buckets.iter().any(|bucket| bucket.closed.is_none())
+    }
+
+    /// What is not as it should be, in words.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for bucket in &self.buckets {
+            let number = bucket.bucket;
+            if let Some(reason) = &bucket.closed {
+                words.push(format!("bucket {number} takes no appends: {reason}"));
+            } else if bucket.no_room {
+                words.push(format!("bucket {number} finds no space on the disk"));
+            }
+        }
+        words
+    }
+}
+
+/// One bucket at one moment.
+#[derive(Clone, Debug)]
+pub struct BucketStatus {
+    /// Its number.
+    pub bucket: BucketId,
+    /// Why it takes no appends, if it does not.
+    pub closed: Option<ClosedReason>,
+    /// Whether the disk has no space for it.
+    pub no_room: bool,
+    /// Proposals taken, of which not all are committed.
+    pub proposals: u64,
+    /// Entries committed: group commits.
+    pub entries: u64,
+    /// Events committed.
+    pub events: u64,
+    /// Bytes committed.
+    pub bytes: u64,
+    /// Bytes that can be written without allocating.
+    pub allocated_bytes: u64,
+    /// Full segments that wait for their index.
+    pub full_segments: usize,
+    /// Segments whose index is in memory, and segments with an index file.
+    pub open_segments: usize,
+    /// See `open_segments`.
+    pub sealed_segments: usize,
+    /// Bytes of appends in flight.
+    pub permits_in_use: u64,
+    /// Messages whose answer waits for a commit or a sync.
+    pub held: usize,
+    /// How long the oldest of them has waited, in nanoseconds.
+    pub oldest_held_ns: u64,
+    /// Messages that wait for facts from the disk.
+    pub parked: usize,
+    /// Stream heads in memory.
+    pub heads: usize,
+    /// Times of syncs, in seconds.
+    pub sync_seconds: HistogramValue,
+    /// Events per entry.
+    pub entry_events: HistogramValue,
+}
+
+/// What the actors of one bucket write and anyone reads.
+#[derive(Debug)]
+pub(crate) struct BucketBoard {
+    pub(crate) bucket: BucketId,
+    closed: Mutex<Option<ClosedReason>>,
+    writer: Mutex<(Totals, ReplicaStats)>,
+    partitions: Vec<(PartitionId, Mutex<PartitionStats>)>,
+    pub(crate) sync_seconds: Histogram<12>,
+    pub(crate) entry_events: Histogram<12>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic between lock and unlock leaves a whole value: they are only assigned.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BucketBoard {
+    pub(crate) fn new(bucket: BucketId, partitions: &[PartitionId]) -> Self {
+        let partitions = partitions.iter().map(|p| (*p, Mutex::default()));
+        Self {
+            bucket,
+            closed: Mutex::new(None),
+            writer: Mutex::default(),
+            partitions: partitions.collect(),
+            sync_seconds: Histogram::new(&SYNC_SECONDS),
+            entry_events: Histogram::new(&ENTRY_EVENTS),
+        }
+    }
+
+    /// Notes why the bucket closed; the first reason stays, and is told in the log.
+    pub(crate) fn close(&self, reason: &ClosedReason) {
+        let mut closed = lock(&self.closed);
+        if closed.is_none() {
+            if *reason == ClosedReason::Stopping {
+                tracing::debug!(bucket = self.bucket.0, "bucket stopped");
+            } else {
+                tracing::error!(
+                    bucket = self.bucket.0,
+                    %reason,
+                    "bucket closed: it takes no appends until the process is restarted"
+                );
+            }
+            *closed = Some(reason.clone());
+        }
+    }
+
+    pub(crate) fn closed(&self) -> Option<ClosedReason> {
+        lock(&self.closed).clone()
+    }
+
+    pub(crate) fn set_writer(&self, totals: Totals, stats: ReplicaStats) {
+        let mut writer = lock(&self.writer);
+        let before = writer.0;
+        if totals.entries == before.entries + 1 {
+            self.entry_events.observe((totals.events - before.events) as f64);
+        }
+        *writer = (totals, stats);
+    }
+
+    pub(crate) fn set_partition(&self, partition: PartitionId, stats: PartitionStats) {
+        if let Some((_, slot)) = self.partitions.iter().find(|(p, _)| *p == partition) {
+            *lock(slot) = stats;
+        }
+    }
+
+    pub(crate) fn status(
+        &self,
+        now_ns: u64,
+        (open_segments, sealed_segments): (usize, usize),
+        permits_in_use: u64,
+    ) -> BucketStatus {
+        let (totals, replica) = *lock(&self.writer);
+        let partitions: Vec<PartitionStats> =
+            self.partitions.iter().map(|(_, slot)| *lock(slot)).collect();
+        let oldest = partitions.iter().filter_map(|stats| stats.oldest_held_ns).min();
+        BucketStatus {
+            bucket: self.bucket,
+            closed: self.closed(),
+            no_room: replica.no_room,
+            proposals: totals.proposals,
+            entries: totals.entries,
+            events: totals.events,
+            bytes: totals.bytes,
+            allocated_bytes: replica.room.allocated.max(replica.room.next),
+            full_segments: replica.full_segments,
+            open_segments,
+            sealed_segments,
+            permits_in_use,
+            held: partitions.iter().map(|stats| stats.held).sum(),
+            oldest_held_ns: oldest.map_or(0, |oldest| now_ns.saturating_sub(oldest)),
+            parked: partitions.iter().map(|stats| stats.parked).sum(),
+            heads: partitions.iter().map(|stats| stats.heads).sum(),
+            sync_seconds: self.sync_seconds.value(),
+            entry_events: self.entry_events.value(),
+        }
+    }
+}

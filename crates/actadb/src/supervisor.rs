@@ -1,0 +1,162 @@
+//! Who watches whom. Nothing is restarted: an actor that comes back would number from stale heads.
+//! A death closes its bucket, and the process goes on with the others.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actadb_model::outcome::ClosedReason;
+use kameo::error::Infallible;
+use kameo::mailbox;
+use kameo::prelude::*;
+use kameo::supervision::RestartPolicy;
+
+use crate::partition_actor::PartitionActor;
+use crate::segment_writer_actor::{Close, SegmentWriterActor};
+use crate::status::BucketBoard;
+
+/// Watches the bucket supervisors.
+#[derive(Debug, Default)]
+pub(crate) struct NodeSupervisor {
+    buckets: Vec<ActorRef<BucketSupervisor>>,
+}
+
+/// Watches one bucket's writer and partitions.
+#[derive(Debug)]
+pub(crate) struct BucketSupervisor {
+    board: Arc<BucketBoard>,
+    writer: Option<ActorRef<SegmentWriterActor>>,
+    names: HashMap<ActorId, String>,
+}
+
+/// Start a bucket's supervisor.
+#[derive(Debug)]
+pub(crate) struct StartBucket(pub(crate) Arc<BucketBoard>);
+
+/// Start the bucket's writer.
+#[derive(Debug)]
+pub(crate) struct StartWriter(pub(crate) Box<SegmentWriterActor>, pub(crate) usize);
+
+/// Start one of the bucket's partitions.
+#[derive(Debug)]
+pub(crate) struct StartPartition(pub(crate) Box<PartitionActor>, pub(crate) usize);
+
+/// Starts a child that is never restarted. Its arguments need not be `Clone`: the factory that
+/// kameo wants runs once.
+async fn supervise<S: Actor, C: Actor<Args = C>>(
+    supervisor: &ActorRef<S>,
+    child: C,
+    mailbox_size: usize,
+) -> ActorRef<C> {
+    let once = Mutex::new(Some(child));
+    C::supervise_with(supervisor, move || {
+        let taken = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.expect("a child that is never restarted is made once")
+    })
+    .restart_policy(RestartPolicy::Never)
+    .spawn_with_mailbox(mailbox::bounded(mailbox_size))
+    .await
+}
+
+fn how(reason: &ActorStopReason) -> Option<String> {
+    match reason {
+        ActorStopReason::Normal | ActorStopReason::SupervisorRestart => None,
+        ActorStopReason::Panicked(error) => {
+            Some(error.with_str(str::to_owned).unwrap_or_else(|| "no message".into()))
+        }
+        other => Some(format!("{other:?}")),
+    }
+}
+
+impl Actor for NodeSupervisor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(args)
+    }
+
+    /// The death of one bucket is not the node's.
+    async fn on_link_died(
+        &mut self,
+        _: WeakActorRef<Self>,
+        _: ActorId,
+        _: ActorStopReason,
+    ) -> Result<ControlFlow<ActorStopReason>, Infallible> {
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Message<StartBucket> for NodeSupervisor {
+    type Reply = ActorRef<BucketSupervisor>;
+
+    async fn handle(
+        &mut self,
+        StartBucket(board): StartBucket,
+        context: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        let child = BucketSupervisor { board, writer: None, names: HashMap::new() };
+        let bucket = supervise(context.actor_ref(), child, 64).await;
+        self.buckets.push(bucket.clone());
+        bucket
+    }
+}
+
+impl Actor for BucketSupervisor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(args)
+    }
+
+    /// A child that panics closes the bucket: its partitions hear it from the writer, or, when it
+    /// was the writer that died, from the queue that closed.
+    async fn on_link_died(
+        &mut self,
+        _: WeakActorRef<Self>,
+        id: ActorId,
+        reason: ActorStopReason,
+    ) -> Result<ControlFlow<ActorStopReason>, Infallible> {
+        if let Some(how) = how(&reason)
+            && let Some(name) = self.names.get(&id)
+        {
+            let reason = ClosedReason::Panicked(format!("{name}: {how}"));
+            self.board.close(&reason);
+            if let Some(writer) = &self.writer {
+                let _ = writer.tell(Close(reason)).try_send();
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Message<StartWriter> for BucketSupervisor {
+    type Reply = ActorRef<SegmentWriterActor>;
+
+    async fn handle(
+        &mut self,
+        StartWriter(child, mailbox_size): StartWriter,
+        context: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        let writer = supervise(context.actor_ref(), *child, mailbox_size).await;
+        self.names.insert(writer.id(), "the segment writer".into());
+        self.writer = Some(writer.clone());
+        writer
+    }
+}
+
+impl Message<StartPartition> for BucketSupervisor {
+    type Reply = ActorRef<PartitionActor>;
+
+    async fn handle(
+        &mut self,
+        StartPartition(child, mailbox_size): StartPartition,
+        context: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        let name = format!("partition {}", child.partition);
+        let partition = supervise(context.actor_ref(), *child, mailbox_size).await;
+        self.names.insert(partition.id(), name);
+        partition
+    }
+}
