@@ -1,0 +1,191 @@
+//! Commands about the connection and the server: what stock clients send.
+
+use bytes::Bytes;
+
+use crate::args::{Arguments, is_word};
+use crate::error::{Code, ErrorReply, printable};
+use crate::reply::Protocol;
+
+/// `HELLO [2|3] [AUTH user pass] [SETNAME n]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// The protocol asked for.
+    pub protocol: Option<Protocol>,
+    /// User and password.
+    pub auth: Option<(Bytes, Bytes)>,
+    /// Name of the connection.
+    pub name: Option<Bytes>,
+}
+
+/// `CLIENT …`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// The connection's number.
+    Id,
+    /// This connection, in words.
+    Info,
+    /// All connections, in words.
+    List,
+    /// Its name.
+    GetName,
+    /// Give it a name.
+    SetName(Bytes),
+    /// What the client library says of itself.
+    SetInfo(Bytes, Bytes),
+}
+
+/// `COMMAND …`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Commands {
+    /// All commands.
+    All,
+    /// How many.
+    Count,
+    /// Their names.
+    List,
+    /// Their documentation; all when none is named.
+    Docs(Vec<Bytes>),
+    /// Some commands; all when none is named.
+    Info(Vec<Bytes>),
+}
+
+/// Parses `HELLO`.
+///
+/// # Errors
+/// Redis's words.
+pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
+    let mut hello = Hello::default();
+    if let Some(version) = arguments.next() {
+        hello.protocol = Some(match &version[..] {
+            b"2" => Protocol::Resp2,
+            b"3" => Protocol::Resp3,
+            other if other.iter().all(u8::is_ascii_digit) => {
+                return Err(ErrorReply::new(Code::NoProto, "unsupported protocol version"));
+            }
+            _ => {
+                let text = "Protocol version is not an integer or out of range";
+                return Err(ErrorReply::new(Code::Err, text));
+            }
+        });
+    }
+    while let Some(word) = arguments.next() {
+        if is_word(word, "AUTH") && arguments.len() >= 2 {
+            hello.auth = Some((arguments.take()?.clone(), arguments.take()?.clone()));
+        } else if is_word(word, "SETNAME") && arguments.len() >= 1 {
+            hello.name = Some(connection_name(arguments.take()?)?);
+        } else {
+            let shown = printable(word, 64);
+            return Err(ErrorReply::new(Code::Err, format!("Syntax error in HELLO option '{shown}'")));
+        }
+    }
+    Ok(hello)
+}
+
+/// Parses `AUTH [user] password`.
+///
+/// # Errors
+/// Redis's words.
+pub fn auth(mut arguments: Arguments<'_>) -> Result<(Bytes, Bytes), ErrorReply> {
+    let first = arguments.take()?.clone();
+    match arguments.next() {
+        None => Ok((Bytes::from_static(b"default"), first)),
+        Some(password) => {
+            arguments.end()?;
+            Ok((first, password.clone()))
+        }
+    }
+}
+
+fn connection_name(name: &Bytes) -> Result<Bytes, ErrorReply> {
+    if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Ok(name.clone());
+    }
+    let text = "Client names cannot contain spaces, newlines or special characters.";
+    Err(ErrorReply::new(Code::Err, text))
+}
+
+/// Parses `CLIENT …`.
+///
+/// # Errors
+/// Redis's words.
+pub fn client(mut arguments: Arguments<'_>) -> Result<Client, ErrorReply> {
+    let word = arguments.take()?;
+    let parsed = if is_word(word, "ID") {
+        Client::Id
+    } else if is_word(word, "INFO") {
+        Client::Info
+    } else if is_word(word, "LIST") {
+        // Filters narrow the list; clients that send them must not get an error.
+        arguments.rest();
+        Client::List
+    } else if is_word(word, "GETNAME") {
+        Client::GetName
+    } else if is_word(word, "SETNAME") {
+        Client::SetName(connection_name(arguments.take()?)?)
+    } else if is_word(word, "SETINFO") {
+        Client::SetInfo(arguments.take()?.clone(), arguments.take()?.clone())
+    } else {
+        return Err(ErrorReply::unknown_subcommand("CLIENT", word));
+    };
+    arguments.end()?;
+    Ok(parsed)
+}
+
+/// Parses `COMMAND …`.
+///
+/// # Errors
+/// Redis's words.
+pub fn commands(mut arguments: Arguments<'_>) -> Result<Commands, ErrorReply> {
+    let Some(word) = arguments.next() else { return Ok(Commands::All) };
+    if is_word(word, "COUNT") {
+        Ok(Commands::Count)
+    } else if is_word(word, "LIST") {
+        Ok(Commands::List)
+    } else if is_word(word, "DOCS") {
+        Ok(Commands::Docs(arguments.rest().to_vec()))
+    } else if is_word(word, "INFO") {
+        Ok(Commands::Info(arguments.rest().to_vec()))
+    } else {
+        Err(ErrorReply::unknown_subcommand("COMMAND", word))
+    }
+}
+
+/// Parses `CONFIG GET pattern…`.
+///
+/// # Errors
+/// Redis's words.
+pub fn config_get(mut arguments: Arguments<'_>) -> Result<Vec<Bytes>, ErrorReply> {
+    let word = arguments.take()?;
+    if !is_word(word, "GET") {
+        return Err(ErrorReply::unknown_subcommand("CONFIG", word));
+    }
+    if arguments.is_empty() {
+        return Err(ErrorReply::wrong_arity("config|get"));
+    }
+    Ok(arguments.rest().to_vec())
+}
+
+/// Parses `SELECT 0`.
+///
+/// # Errors
+/// Redis's words: there is one database.
+pub fn select(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
+    let index = arguments.take()?.clone();
+    arguments.end()?;
+    match &index[..] {
+        b"0" => Ok(()),
+        other if other.iter().all(u8::is_ascii_digit) => {
+            Err(ErrorReply::new(Code::Err, "DB index is out of range"))
+        }
+        _ => Err(ErrorReply::new(Code::Err, "value is not an integer or out of range")),
+    }
+}
+
+/// Parses `MODULE LIST`.
+///
+/// # Errors
+/// Redis's words.
+pub fn module_list(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
+    let word = arguments.take()?;
+    if is_word(word, "LIST") { Ok(()) } else { Err(ErrorReply::unknown_subcommand("MODULE", word)) }
+}

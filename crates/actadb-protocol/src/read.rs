@@ -1,0 +1,122 @@
+//! `EGET`, `ESCAN`, `EPSCAN`, `ESVER`, `EPSEQ`.
+
+use actadb_model::ids::PartitionKey;
+use actadb_model::limits::{PAGE_DEFAULT_EVENTS, PAGE_MAX_EVENTS};
+use actadb_model::names::StreamId;
+use uuid::Uuid;
+
+use crate::args::{
+    Arguments, Once, PartitionSelector, bounded, is_word, partition, partition_key, scan_end,
+    scan_start, stream_id, uuid,
+};
+use crate::error::ErrorReply;
+
+/// Bounds, size and order of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanRange {
+    /// Lowest version or sequence, inclusive.
+    pub start: u64,
+    /// Highest version or sequence, inclusive.
+    pub end: u64,
+    /// Most events.
+    pub count: usize,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// A page of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamScan {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its key, when given.
+    pub partition_key: Option<PartitionKey>,
+    /// The page.
+    pub range: ScanRange,
+}
+
+/// `EGET <event_id>`
+///
+/// # Errors
+/// By the name and value of what is wrong.
+pub fn get(mut arguments: Arguments<'_>) -> Result<Uuid, ErrorReply> {
+    let id = uuid("event id", arguments.take()?)?;
+    arguments.end()?;
+    Ok(id)
+}
+
+/// `ESCAN <stream> <start|-> <end|+> [PARTITION_KEY u] [COUNT n] [REV]`
+///
+/// # Errors
+/// By the name and value of what is wrong.
+pub fn scan_stream(mut arguments: Arguments<'_>) -> Result<StreamScan, ErrorReply> {
+    let stream = stream_id(arguments.take()?)?;
+    let (range, partition_key) = range(arguments, true)?;
+    Ok(StreamScan { stream, partition_key, range })
+}
+
+/// `EPSCAN <partition> <start|-> <end|+> [COUNT n] [REV]`
+///
+/// # Errors
+/// By the name and value of what is wrong.
+pub fn scan_partition(
+    mut arguments: Arguments<'_>,
+) -> Result<(PartitionSelector, ScanRange), ErrorReply> {
+    let selector = partition(arguments.take()?)?;
+    let (range, _) = range(arguments, false)?;
+    Ok((selector, range))
+}
+
+fn range(
+    mut arguments: Arguments<'_>,
+    with_key: bool,
+) -> Result<(ScanRange, Option<PartitionKey>), ErrorReply> {
+    let start = scan_start(arguments.take()?)?;
+    let end = scan_end(arguments.take()?)?;
+    let mut count = Once::new("COUNT");
+    let mut reverse = Once::new("REV");
+    let mut key = Once::new("PARTITION_KEY");
+    while let Some(word) = arguments.next() {
+        if is_word(word, "COUNT") {
+            let most = PAGE_MAX_EVENTS as u64;
+            count.set(bounded("COUNT", arguments.value("COUNT")?, 1, most)? as usize)?;
+        } else if is_word(word, "REV") {
+            reverse.set(())?;
+        } else if with_key && is_word(word, "PARTITION_KEY") {
+            key.set(partition_key(arguments.value("PARTITION_KEY")?)?)?;
+        } else {
+            return Err(arguments.unexpected(word));
+        }
+    }
+    let count = count.get().unwrap_or(PAGE_DEFAULT_EVENTS);
+    let reverse = reverse.get().is_some();
+    Ok((ScanRange { start, end, count, reverse }, key.get()))
+}
+
+/// `ESVER <stream> [PARTITION_KEY u]`
+///
+/// # Errors
+/// By the name and value of what is wrong.
+pub fn stream_version(
+    mut arguments: Arguments<'_>,
+) -> Result<(StreamId, Option<PartitionKey>), ErrorReply> {
+    let stream = stream_id(arguments.take()?)?;
+    let mut key = Once::new("PARTITION_KEY");
+    while let Some(word) = arguments.next() {
+        if !is_word(word, "PARTITION_KEY") {
+            return Err(arguments.unexpected(word));
+        }
+        key.set(partition_key(arguments.value("PARTITION_KEY")?)?)?;
+    }
+    Ok((stream, key.get()))
+}
+
+/// `EPSEQ <partition>`
+///
+/// # Errors
+/// By the name and value of what is wrong.
+pub fn partition_sequence(mut arguments: Arguments<'_>) -> Result<PartitionSelector, ErrorReply> {
+    let selector = partition(arguments.take()?)?;
+    arguments.end()?;
+    Ok(selector)
+}

@@ -1,0 +1,141 @@
+//! From the arguments of a request to a command.
+
+use actadb_model::ids::PartitionKey;
+use actadb_model::names::StreamId;
+use actadb_model::transaction::Transaction;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::args::{Arguments, PartitionSelector};
+use crate::catalog;
+use crate::connection::{self, Client, Commands, Hello};
+use crate::error::ErrorReply;
+use crate::read::{self, ScanRange, StreamScan};
+
+/// A command with its values checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// `EAPPEND`
+    Append(Transaction),
+    /// `EMAPPEND`
+    AppendMany(Transaction),
+    /// `EGET`
+    Get(Uuid),
+    /// `ESCAN`
+    ScanStream(StreamScan),
+    /// `EPSCAN`
+    ScanPartition(PartitionSelector, ScanRange),
+    /// `ESVER`
+    StreamVersion(StreamId, Option<PartitionKey>),
+    /// `EPSEQ`
+    PartitionSequence(PartitionSelector),
+    /// `HELLO`
+    Hello(Hello),
+    /// `AUTH`
+    Auth(Bytes, Bytes),
+    /// `PING`
+    Ping(Option<Bytes>),
+    /// `ECHO`
+    Echo(Bytes),
+    /// `QUIT`
+    Quit,
+    /// `RESET`
+    Reset,
+    /// `SELECT 0`
+    Select,
+    /// `CLIENT`
+    Client(Client),
+    /// `COMMAND`
+    Commands(Commands),
+    /// `INFO`
+    Info(Vec<Bytes>),
+    /// `CONFIG GET`
+    ConfigGet(Vec<Bytes>),
+    /// `DBSIZE`
+    DbSize,
+    /// `TIME`
+    Time,
+    /// `MODULE LIST`
+    ModuleList,
+    /// `ROLE`
+    Role,
+}
+
+impl Request {
+    /// Whether a connection that has not authenticated may send it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Hello(_) | Self::Auth(..) | Self::Quit | Self::Reset)
+    }
+
+    /// Whether it changes the connection and therefore runs alone, in its place.
+    #[must_use]
+    pub fn runs_alone(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello(_) | Self::Auth(..) | Self::Quit | Self::Reset | Self::Client(_)
+        )
+    }
+}
+
+/// Parses a request: the command's name and its arguments.
+///
+/// # Errors
+/// What the client is told; nothing has happened.
+pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
+    let (name, rest) =
+        arguments.split_first().ok_or_else(|| ErrorReply::unknown_command(b"", &[]))?;
+    let Some(command) = catalog::find(name) else {
+        return Err(ErrorReply::unknown_command(name, rest));
+    };
+    let given = arguments.len() as i64;
+    let fits = if command.arity < 0 { given >= -command.arity } else { given == command.arity };
+    if !fits {
+        return Err(ErrorReply::wrong_arity(command.name));
+    }
+    let mut arguments = Arguments::new(command.name, rest);
+    Ok(match command.name {
+        "EAPPEND" => Request::Append(crate::append::append(arguments)?),
+        "EMAPPEND" => Request::AppendMany(crate::append::append_many(arguments)?),
+        "EGET" => Request::Get(read::get(arguments)?),
+        "ESCAN" => Request::ScanStream(read::scan_stream(arguments)?),
+        "EPSCAN" => {
+            let (selector, range) = read::scan_partition(arguments)?;
+            Request::ScanPartition(selector, range)
+        }
+        "ESVER" => {
+            let (stream, key) = read::stream_version(arguments)?;
+            Request::StreamVersion(stream, key)
+        }
+        "EPSEQ" => Request::PartitionSequence(read::partition_sequence(arguments)?),
+        "HELLO" => Request::Hello(connection::hello(arguments)?),
+        "AUTH" => {
+            let (user, password) = connection::auth(arguments)?;
+            Request::Auth(user, password)
+        }
+        "PING" => {
+            let message = arguments.next().cloned();
+            arguments.end()?;
+            Request::Ping(message)
+        }
+        "ECHO" => Request::Echo(arguments.take()?.clone()),
+        "QUIT" => Request::Quit,
+        "RESET" => Request::Reset,
+        "SELECT" => {
+            connection::select(arguments)?;
+            Request::Select
+        }
+        "CLIENT" => Request::Client(connection::client(arguments)?),
+        "COMMAND" => Request::Commands(connection::commands(arguments)?),
+        "INFO" => Request::Info(arguments.rest().to_vec()),
+        "CONFIG" => Request::ConfigGet(connection::config_get(arguments)?),
+        "DBSIZE" => Request::DbSize,
+        "TIME" => Request::Time,
+        "MODULE" => {
+            connection::module_list(arguments)?;
+            Request::ModuleList
+        }
+        "ROLE" => Request::Role,
+        _ => return Err(ErrorReply::unknown_command(name, rest)),
+    })
+}
