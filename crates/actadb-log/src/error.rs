@@ -29,6 +29,9 @@ impl fmt::Display for Damage {
     }
 }
 
+/// The attempt whose failure is always final.
+pub const SYNC: &str = "sync";
+
 /// Why a log operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -45,7 +48,7 @@ pub enum LogError {
     /// What was acknowledged is damaged.
     #[error("{0}")]
     Damaged(Damage),
-    /// The file was written by a newer ActaDB.
+    /// Part of the file was written by a newer ActaDB.
     #[error(
         "{} has format version {found}; this actadb reads up to version {known}: \
          use a newer actadb", path.display()
@@ -77,10 +80,15 @@ impl LogError {
         move |source| Self::Io { what, path, source }
     }
 
-    /// Whether the device only lacked space: the same operation may succeed later.
+    /// Whether the device only lacked space: the same operation may succeed later. Never of a
+    /// sync: whatever it says, what was written may be lost, and no later sync would tell.
     #[must_use]
     pub fn is_no_room(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if actadb_disk::disk::is_no_room(source))
+        matches!(
+            self,
+            Self::Io { what, source, .. }
+                if *what != SYNC && actadb_disk::disk::is_no_room(source)
+        )
     }
 }
 

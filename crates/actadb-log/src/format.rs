@@ -162,6 +162,17 @@ impl SegmentHeader {
     }
 }
 
+/// What the first bytes of a frame turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameRead {
+    /// A good header of this log.
+    Good(FrameHeader),
+    /// A good header of a version this program does not know.
+    Newer(u16),
+    /// Not a header of this log.
+    Bad,
+}
+
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -226,19 +237,23 @@ impl FrameHeader {
         self.raw().as_bytes().try_into().expect("the size is asserted")
     }
 
-    /// Reads a header; `None` when it is not a good one of this log.
+    /// Reads a header. One whose checksum is good, but whose version or kind is not known, was
+    /// written by a newer ActaDB: it must not be taken for a torn one.
     #[must_use]
-    pub fn decode(seed: u32, bytes: &[u8]) -> Option<Self> {
-        let (raw, _) = RawFrame::read_from_prefix(bytes).ok()?;
+    pub fn decode(seed: u32, bytes: &[u8]) -> FrameRead {
+        let Ok((raw, _)) = RawFrame::read_from_prefix(bytes) else { return FrameRead::Bad };
         let sound = raw.magic == FRAME_MAGIC
-            && u16::from(raw.version) <= FORMAT_VERSION
-            && raw.zero.get() == 0
             && raw.checksum.get() == crc32c::crc32c_append(seed, &raw.as_bytes()[..36]);
         if !sound {
-            return None;
+            return FrameRead::Bad;
         }
-        Some(Self {
-            kind: EntryKind::from_u8(raw.kind)?,
+        let version = u16::from(raw.version);
+        let kind = EntryKind::from_u8(raw.kind);
+        let (true, Some(kind)) = (version <= FORMAT_VERSION, kind) else {
+            return FrameRead::Newer(version.max(FORMAT_VERSION + 1));
+        };
+        FrameRead::Good(Self {
+            kind,
             body_bytes: raw.body_bytes.get(),
             body_checksum: raw.body_checksum.get(),
             term: raw.term.get(),
@@ -285,9 +300,12 @@ impl BatchHead {
         raw.as_bytes().try_into().expect("the size is asserted")
     }
 
-    /// Reads the head of a batch's body; `None` when it is too short to have one.
+    /// Reads the head of a batch; `None` of another kind of entry.
     #[must_use]
-    pub fn decode(body: &[u8]) -> Option<Self> {
+    pub fn decode(kind: EntryKind, body: &[u8]) -> Option<Self> {
+        if kind != EntryKind::Batch {
+            return None;
+        }
         let (raw, _) = RawBatchHead::read_from_prefix(body).ok()?;
         Some(Self { time_ns: raw.time_ns.get(), durable: raw.durable.get() })
     }
@@ -322,11 +340,11 @@ mod tests {
     fn a_frame_header_is_ours_only() {
         let seed = identity().checksum_seed();
         let header = FrameHeader::new(seed, EntryKind::Batch, 1, 2, 3, b"body");
-        assert_eq!(FrameHeader::decode(seed, &header.encode()), Some(header));
+        assert_eq!(FrameHeader::decode(seed, &header.encode()), FrameRead::Good(header));
         assert!(header.matches(seed, b"body"));
         assert!(!header.matches(seed, b"bodi"));
         let other = LogIdentity { bucket: BucketId(4), ..identity() };
-        assert_eq!(FrameHeader::decode(other.checksum_seed(), &header.encode()), None);
+        assert_eq!(FrameHeader::decode(other.checksum_seed(), &header.encode()), FrameRead::Bad);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use actadb_disk::disk::DiskFile;
 
-use crate::error::{Damage, LogError};
+use crate::error::{Damage, LogError, SYNC};
 use crate::format::SEGMENT_HEADER_BYTES;
 use crate::scan::{Found, Frame, Scanner, Tip};
+use crate::format::SegmentHeader;
 use crate::segment::{read_header, segment_numbers, segment_path};
 use crate::writer::{FullSegment, LogSettings, LogWriter, OpenSegment};
 
@@ -41,8 +42,27 @@ struct Scanned {
     first_index: u64,
     previous_checksum: u32,
     end: u64,
-    /// Where the frames above the synced index begin.
-    unsynced_from: Option<u64>,
+}
+
+/// Part of a segment that may not be on the medium.
+#[derive(Debug)]
+struct Unsynced {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    header: SegmentHeader,
+    /// From this frame on, behind this tip.
+    from: u64,
+    before: Tip,
+    end: u64,
+}
+
+/// A segment file whose header was never synced.
+#[derive(Debug)]
+struct Unused {
+    path: PathBuf,
+    durable: u64,
+    /// Where what was written to it ends.
+    end: u64,
 }
 
 /// Walks the segments of a bucket in order; the caller says which ones an index vouches for.
@@ -56,10 +76,10 @@ pub struct Recovery {
     at: usize,
     tip: Tip,
     last: Option<Scanned>,
-    unsynced: Vec<(PathBuf, Arc<dyn DiskFile>, u64, u64)>,
+    unsynced: Vec<Unsynced>,
     cut: Option<(TornTail, Arc<dyn DiskFile>)>,
-    /// A last segment without a header, and what its frames prove durable.
-    unused: Option<(PathBuf, u64)>,
+    /// Last segments without a header, the newest first, and what their frames prove durable.
+    unused: Vec<Unused>,
 }
 
 /// A log ready for appends.
@@ -68,7 +88,7 @@ pub struct Recovered {
     /// Its writer.
     pub writer: LogWriter,
     /// What was cut off.
-    pub torn: Option<TornTail>,
+    pub torn: Vec<TornTail>,
 }
 
 impl Recovery {
@@ -86,15 +106,14 @@ impl Recovery {
                 return Err(Damage::new(&path, 0, "the segment is missing").into());
             }
         }
-        let mut unused = None;
-        if let Some(last) = numbers.last().copied() {
-            let path = segment_path(&settings.dir, last);
-            let file = settings.disk.open(&path).map_err(LogError::io("open", &path))?;
-            if read_header(&*file, &path, settings.identity)?.is_none() {
-                let durable = proven_durable(file, &path, settings.identity.checksum_seed())?;
-                unused = Some((path, durable));
-                numbers.pop();
-            }
+        // A power loss may take the header of the newest segment and keep the file that was
+        // allocated behind it.
+        let mut unused = Vec::new();
+        while let Some(last) = numbers.last().copied()
+            && let Some(found) = unused_segment(&settings, last)?
+        {
+            unused.push(found);
+            numbers.pop();
         }
         Ok(Self {
             settings,
@@ -107,6 +126,12 @@ impl Recovery {
             cut: None,
             unused,
         })
+    }
+
+    /// Numbers of the segments that hold the log, ascending.
+    #[must_use]
+    pub fn numbers(&self) -> &[u64] {
+        &self.numbers
     }
 
     /// The segment to go on with; `None` at the end.
@@ -180,16 +205,22 @@ impl Recovery {
         let read = LogError::io("read", &path);
         let mut scanner = Scanner::new(file.clone(), seed, self.tip).map_err(read)?;
         let mut unsynced_from = None;
+        let mut before = self.tip;
         let what = loop {
             match scanner.step().map_err(LogError::io("read", &path))? {
                 Found::Frame(frame) => {
                     if frame.header.index > self.synced_index {
-                        unsynced_from.get_or_insert(frame.offset);
+                        unsynced_from.get_or_insert((frame.offset, before));
                     }
+                    before = scanner.tip();
                     visit(number, frame)?;
                 }
                 Found::End => break None,
                 Found::Bad(what) => break Some(what),
+                Found::Newer(found) => {
+                    let known = crate::format::FORMAT_VERSION;
+                    return Err(LogError::NewerFormat { path, found, known }.into());
+                }
             }
         };
         if let Some(what) = what {
@@ -203,10 +234,12 @@ impl Recovery {
             first_index: header.first_index,
             previous_checksum: header.previous_checksum,
             end: scanner.offset(),
-            unsynced_from,
         };
-        if let Some(from) = scanned.unsynced_from {
-            self.unsynced.push((path, file, from, scanned.end));
+        // The header may be as little synced as the frames behind it, and of a segment whose
+        // first frame was lost it is all there is.
+        if unsynced_from.is_some() || self.synced_index < header.first_index {
+            let (from, before) = unsynced_from.unwrap_or((scanned.end, self.tip));
+            self.unsynced.push(Unsynced { path, file, header, from, before, end: scanned.end });
         }
         let full = FullSegment {
             number,
@@ -268,26 +301,23 @@ impl Recovery {
             );
             return Err(Damage::new(&path, offset, what).into());
         }
-        if let Some((path, durable)) = &self.unused
-            && *durable > self.tip.index
-        {
-            let what = format!("no header, but a frame proves that entry {durable} was synced");
-            return Err(Damage::new(path, 0, what).into());
+        for Unused { path, durable, .. } in &self.unused {
+            if *durable > self.tip.index {
+                let what = format!("no header, but a frame proves that entry {durable} was synced");
+                return Err(Damage::new(path, 0, what).into());
+            }
         }
         if let Some((torn, file)) = &self.cut {
             zero(&**file, torn.offset, torn.bytes).map_err(LogError::io("cut", &torn.file))?;
-            file.sync_data().map_err(LogError::io("sync", &torn.file))?;
+            file.sync_data().map_err(LogError::io(SYNC, &torn.file))?;
         }
-        for (path, file, from, end) in &self.unsynced {
-            // The header may be as little synced as the frames behind it.
-            rewrite(&**file, 0, SEGMENT_HEADER_BYTES).map_err(LogError::io("rewrite", path))?;
-            rewrite(&**file, *from, *end).map_err(LogError::io("rewrite", path))?;
-            file.sync_data().map_err(LogError::io("sync", path))?;
+        for unsynced in &self.unsynced {
+            rewrite(unsynced, self.settings.identity.checksum_seed())?;
         }
-        if let Some((path, _)) = &self.unused {
+        for Unused { path, .. } in &self.unused {
             disk.remove(path).map_err(LogError::io("remove", path))?;
         }
-        disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
+        disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
 
         let current_start =
             self.last.as_ref().map_or((0, 0), |last| (last.first_index, last.previous_checksum));
@@ -306,21 +336,29 @@ impl Recovery {
             }
             None => None,
         };
-        let torn = self.cut.map(|(torn, _)| torn);
+        let mut torn: Vec<TornTail> = self.cut.map(|(torn, _)| torn).into_iter().collect();
+        torn.extend(self.unused.into_iter().filter(|unused| unused.end > 0).map(|unused| {
+            let what = "a segment whose header was never synced";
+            TornTail { file: unused.path, offset: 0, bytes: unused.end, what }
+        }));
         let writer = LogWriter::new(self.settings, self.tip, current, current_start);
         Ok(Recovered { writer, torn })
     }
 }
 
-/// The highest index that the frames of a segment prove durable.
-fn proven_durable(
-    file: Arc<dyn DiskFile>,
-    path: &std::path::Path,
-    seed: u32,
-) -> Result<u64, LogError> {
-    let read = |source| LogError::Io { what: "read", path: path.to_owned(), source };
+/// A segment without a header: allocated and not begun, or begun and not synced.
+fn unused_segment(settings: &LogSettings, number: u64) -> Result<Option<Unused>, LogError> {
+    let path = settings.segment_path(number);
+    let read = |source| LogError::Io { what: "read", path: path.clone(), source };
+    let file = settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;
+    if read_header(&*file, &path, settings.identity)?.is_some() {
+        return Ok(None);
+    }
+    let seed = settings.identity.checksum_seed();
     let mut scanner = Scanner::new(file, seed, Tip::default()).map_err(read)?;
-    scanner.durable_behind(SEGMENT_HEADER_BYTES).map_err(read)
+    let durable = scanner.durable_behind(SEGMENT_HEADER_BYTES).map_err(read)?;
+    let end = scanner.written_end(0).map_err(read)?;
+    Ok(Some(Unused { path, durable, end }))
 }
 
 fn zero(file: &dyn DiskFile, offset: u64, bytes: u64) -> std::io::Result<()> {
@@ -334,14 +372,25 @@ fn zero(file: &dyn DiskFile, offset: u64, bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-fn rewrite(file: &dyn DiskFile, from: u64, end: u64) -> std::io::Result<()> {
-    let mut buffer = vec![0; REWRITE_BYTES.min((end - from) as usize)];
-    let mut at = from;
-    while at < end {
-        let n = buffer.len().min((end - at) as usize);
-        file.read_exact_at(&mut buffer[..n], at)?;
-        file.write_all_at(&buffer[..n], at)?;
-        at += n as u64;
+/// Writes a segment's header and frames again in place and syncs them. What is read back is
+/// checked again: a page that was clean and not durable may have been dropped from the cache.
+fn rewrite(unsynced: &Unsynced, seed: u32) -> Result<(), LogError> {
+    let Unsynced { path, file, header, from, before, end } = unsynced;
+    let write = |bytes: &[u8], offset| {
+        file.write_all_at(bytes, offset).map_err(LogError::io("rewrite", path))
+    };
+    write(&header.encode(), 0)?;
+    let scanner = Scanner::new(file.clone(), seed, *before).map_err(LogError::io("read", path))?;
+    let mut scanner = scanner.resume(*from);
+    while scanner.offset() < *end {
+        let Found::Frame(frame) = scanner.step().map_err(LogError::io("read", path))? else {
+            let what = "a frame has changed since it was read: the device lost it";
+            return Err(Damage::new(path, scanner.offset(), what).into());
+        };
+        let mut bytes = frame.header.encode().to_vec();
+        bytes.extend_from_slice(&frame.body);
+        bytes.resize((frame.end() - frame.offset) as usize, 0);
+        write(&bytes, frame.offset)?;
     }
-    Ok(())
+    file.sync_data().map_err(LogError::io(SYNC, path))
 }

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use actadb_disk::disk::DiskFile;
-use actadb_model::entry::EntryKind;
 use bytes::Bytes;
 
 use crate::format::{
-    BatchHead, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, frame_bytes,
+    BatchHead, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, FrameRead, SEGMENT_HEADER_BYTES,
+    frame_bytes,
 };
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -52,6 +52,8 @@ pub enum Found {
     End,
     /// Something else; the words say what.
     Bad(&'static str),
+    /// A frame of a version this program does not know.
+    Newer(u16),
 }
 
 /// Reads the frames of one segment in order.
@@ -77,6 +79,13 @@ impl Scanner {
         Ok(Self { file, seed, length, offset, tip, chunk: Vec::new(), chunk_offset: 0 })
     }
 
+    /// Starts at a frame in the middle, behind `tip`.
+    #[must_use]
+    pub fn resume(mut self, offset: u64) -> Self {
+        self.offset = offset;
+        self
+    }
+
     /// Where the next frame would begin.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -94,6 +103,11 @@ impl Scanner {
     /// # Errors
     /// What the device says.
     pub fn step(&mut self) -> io::Result<Found> {
+        let seed = self.seed;
+        let head = self.bytes_at(self.offset, FRAME_HEADER_BYTES)?;
+        if let FrameRead::Newer(version) = FrameHeader::decode(seed, head) {
+            return Ok(Found::Newer(version));
+        }
         let found = self.frame_at(self.offset)?;
         let Some(frame) = found else {
             return Ok(if self.is_zero_from(self.offset)? {
@@ -125,9 +139,7 @@ impl Scanner {
         while at + FRAME_HEADER_BYTES as u64 <= self.length {
             match self.frame_at(at)? {
                 Some(frame) => {
-                    if frame.header.kind == EntryKind::Batch
-                        && let Some(head) = BatchHead::decode(&frame.body)
-                    {
+                    if let Some(head) = BatchHead::decode(frame.header.kind, &frame.body) {
                         highest = highest.max(head.durable);
                     }
                     at = frame.end();
@@ -177,10 +189,10 @@ impl Scanner {
     fn frame_at(&mut self, offset: u64) -> io::Result<Option<Frame>> {
         let (seed, length) = (self.seed, self.length);
         let head = self.bytes_at(offset, FRAME_HEADER_BYTES)?;
-        let Some(header) = FrameHeader::decode(seed, head) else { return Ok(None) };
+        let FrameRead::Good(header) = FrameHeader::decode(seed, head) else { return Ok(None) };
         let body_offset = offset + FRAME_HEADER_BYTES as u64;
         let body_bytes = header.body_bytes as usize;
-        if body_offset + body_bytes as u64 > length {
+        if offset + frame_bytes(header.body_bytes.into()) > length {
             return Ok(None);
         }
         let body = self.bytes_at(body_offset, body_bytes)?;
@@ -193,11 +205,12 @@ impl Scanner {
 
     /// Up to `wanted` bytes at `offset`, fewer at the end of the file.
     fn bytes_at(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
-        let wanted = wanted.min(self.length.saturating_sub(offset) as usize);
+        let left = self.length.saturating_sub(offset) as usize;
+        let wanted = wanted.min(left);
         let inside = offset >= self.chunk_offset
             && offset + wanted as u64 <= self.chunk_offset + self.chunk.len() as u64;
         if !inside {
-            let size = wanted.max(CHUNK_BYTES).min((self.length - offset) as usize);
+            let size = wanted.max(CHUNK_BYTES).min(left);
             self.chunk.resize(size, 0);
             self.chunk_offset = offset;
             let n = self.file.read_full_at(&mut self.chunk, offset)?;

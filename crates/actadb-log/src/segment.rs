@@ -23,8 +23,10 @@ pub fn segment_numbers(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, LogError
     let names = disk.list(dir).map_err(LogError::io("list", dir))?;
     let mut numbers: Vec<u64> = names
         .iter()
-        .filter_map(|name| name.strip_suffix(SUFFIX))
-        .filter_map(|number| number.parse().ok())
+        .filter_map(|name| Some((name, name.strip_suffix(SUFFIX)?.parse().ok()?)))
+        // A stray `1.segment` is none of ours.
+        .filter(|(name, number)| segment_path(Path::new(""), *number) == Path::new(name))
+        .map(|(_, number)| number)
         .collect();
     numbers.sort_unstable();
     Ok(numbers)

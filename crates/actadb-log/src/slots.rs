@@ -12,7 +12,7 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::error::{Damage, LogError};
+use crate::error::{Damage, LogError, SYNC};
 use crate::format::{FORMAT_VERSION, LogIdentity};
 
 const SLOT_BYTES: u64 = 4096;
@@ -96,7 +96,7 @@ impl Slots {
         let mut slots =
             Self { file, path, seed: identity.checksum_seed(), counter: 0, saved: state.clone() };
         slots.save_both(state)?;
-        disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
+        disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
         Ok(slots)
     }
 
@@ -120,10 +120,20 @@ impl Slots {
         bytes.truncate(n);
         let blank = bytes.iter().all(|byte| *byte == 0);
         bytes.resize(2 * SLOT_BYTES as usize, 0);
-        let newest = bytes
-            .chunks(SLOT_BYTES as usize)
-            .filter_map(|slot| decode(seed, slot))
-            .max_by_key(|(counter, _)| *counter);
+        let mut newest: Option<(u64, SlotState)> = None;
+        for slot in bytes.chunks(SLOT_BYTES as usize) {
+            match decode(seed, slot) {
+                SlotRead::Good(counter, state) => {
+                    if newest.as_ref().is_none_or(|(newest, _)| counter > *newest) {
+                        newest = Some((counter, state));
+                    }
+                }
+                SlotRead::Newer(found) => {
+                    return Err(LogError::NewerFormat { path, found, known: FORMAT_VERSION });
+                }
+                SlotRead::Bad => {}
+            }
+        }
         match newest {
             Some((counter, saved)) => Ok(Some(Self { file, path, seed, counter, saved })),
             None if blank => Ok(None),
@@ -165,7 +175,7 @@ impl Slots {
         let bytes = encode(self.seed, counter, state);
         let offset = (counter % 2) * SLOT_BYTES;
         self.file.write_all_at(&bytes, offset).map_err(LogError::io("write", &self.path))?;
-        self.file.sync_data().map_err(LogError::io("sync", &self.path))?;
+        self.file.sync_data().map_err(LogError::io(SYNC, &self.path))?;
         self.counter = counter;
         Ok(())
     }
@@ -198,16 +208,22 @@ fn encode(seed: u32, counter: u64, state: &SlotState) -> Vec<u8> {
     block
 }
 
-fn decode(seed: u32, block: &[u8]) -> Option<(u64, SlotState)> {
-    let (mut raw, _) = RawSlot::read_from_prefix(block).ok()?;
+enum SlotRead {
+    Good(u64, SlotState),
+    Newer(u16),
+    Bad,
+}
+
+fn decode(seed: u32, block: &[u8]) -> SlotRead {
+    let Ok((mut raw, _)) = RawSlot::read_from_prefix(block) else { return SlotRead::Bad };
     let checksum = std::mem::replace(&mut raw.checksum, 0.into()).get();
     let voter_count = usize::from(raw.voter_count.get());
-    let sound = raw.magic == MAGIC
-        && raw.version.get() <= FORMAT_VERSION
-        && voter_count <= VOTERS_MAX
-        && checksum == crc32c::crc32c_append(seed, raw.as_bytes());
-    if !sound {
-        return None;
+    let sound = raw.magic == MAGIC && checksum == crc32c::crc32c_append(seed, raw.as_bytes());
+    if sound && raw.version.get() > FORMAT_VERSION {
+        return SlotRead::Newer(raw.version.get());
+    }
+    if !sound || voter_count > VOTERS_MAX {
+        return SlotRead::Bad;
     }
     let state = SlotState {
         term: raw.term.get(),
@@ -218,7 +234,7 @@ fn decode(seed: u32, block: &[u8]) -> Option<(u64, SlotState)> {
         storage_id: Uuid::from_bytes(raw.storage_id),
         boot_counter: raw.boot_counter.get(),
     };
-    Some((raw.counter.get(), state))
+    SlotRead::Good(raw.counter.get(), state)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use actadb_disk::disk::{Disk, DiskFile, is_no_room};
 use actadb_model::entry::{Entry, Place, Room};
 use actadb_model::limits::ALLOCATION_STEP_BYTES;
 
-use crate::error::LogError;
+use crate::error::{LogError, SYNC};
 use crate::format::{
     FRAME_HEADER_BYTES, FrameHeader, LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader, body_room,
     frame_bytes,
@@ -167,8 +167,8 @@ impl LogWriter {
         let position = SEGMENT_HEADER_BYTES;
         let mut next = OpenSegment { number, file, position, allocated: 0 };
         allocate(&mut next, position, *segment_bytes, &path)?;
-        next.file.sync_data().map_err(LogError::io("sync", &path))?;
-        disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
+        next.file.sync_data().map_err(LogError::io(SYNC, &path))?;
+        disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
         Ok(next)
     }
 
@@ -189,7 +189,8 @@ impl LogWriter {
             frame_bytes(body_bytes) <= self.settings.segment_bytes - SEGMENT_HEADER_BYTES,
             "an entry larger than a segment"
         );
-        if self.current.as_ref().is_none_or(|current| body_bytes > self.rest_of(current)) {
+        let end = |current: &OpenSegment| current.position + frame_bytes(body_bytes);
+        if self.current.as_ref().is_none_or(|current| end(current) > self.settings.segment_bytes) {
             self.roll(entry.index)?;
         }
         let current = self.current.as_mut().expect("there is a segment after a roll");
@@ -227,7 +228,7 @@ impl LogWriter {
         if let Some(current) = &self.current {
             let path = segment_path(&self.settings.dir, current.number);
             current.file.set_len(current.position).map_err(LogError::io("cut", &path))?;
-            current.file.sync_data().map_err(LogError::io("sync", &path))?;
+            current.file.sync_data().map_err(LogError::io(SYNC, &path))?;
         }
         let next = self.next.as_ref().expect("made above");
         let header = SegmentHeader {
@@ -259,7 +260,7 @@ impl LogWriter {
     pub fn sync(&mut self) -> Result<(), LogError> {
         let Some(current) = &self.current else { return Ok(()) };
         let path = segment_path(&self.settings.dir, current.number);
-        current.file.sync_data().map_err(LogError::io("sync", &path))
+        current.file.sync_data().map_err(LogError::io(SYNC, &path))
     }
 }
 

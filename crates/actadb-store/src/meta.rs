@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actadb_disk::disk::{Disk, DiskLock};
-use actadb_log::error::{Damage, LogError};
+use actadb_log::error::{Damage, LogError, SYNC};
 use actadb_log::format::{FORMAT_VERSION, LogIdentity};
 use actadb_log::writer::LogSettings;
 use actadb_model::ids::{BucketId, Partitioning};
@@ -85,7 +85,7 @@ impl Directory {
             let dir = bucket_dir(root, bucket);
             directory.disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
         }
-        directory.disk.sync_dir(root).map_err(LogError::io("sync", root))?;
+        directory.disk.sync_dir(root).map_err(LogError::io(SYNC, root))?;
         Ok(directory)
     }
 
@@ -183,9 +183,9 @@ fn create(disk: &dyn Disk, root: &Path, meta: &Meta) -> Result<(), LogError> {
     }
     let file = disk.create(&temporary).map_err(LogError::io("create", &temporary))?;
     file.write_all_at(raw.as_bytes(), 0).map_err(LogError::io("write", &temporary))?;
-    file.sync_data().map_err(LogError::io("sync", &temporary))?;
+    file.sync_data().map_err(LogError::io(SYNC, &temporary))?;
     disk.rename(&temporary, &path).map_err(LogError::io("rename", &path))?;
-    disk.sync_dir(root).map_err(LogError::io("sync", root))
+    disk.sync_dir(root).map_err(LogError::io(SYNC, root))
 }
 
 fn read(disk: &dyn Disk, root: &Path) -> Result<Option<Meta>, OpenError> {
