@@ -28,10 +28,12 @@ pub enum Done {
     Synced,
     /// Space was allocated.
     Allocated(Room),
-    /// There is no space to allocate.
-    AllocationFailed,
+    /// There is no space to allocate that much; this is what there is.
+    AllocationFailed(Room),
     /// The slot is saved.
     SlotSaved,
+    /// There was no space even for that; the other slot is good.
+    SlotNotSaved,
     /// Final: the disk can no longer be trusted.
     Failed(ClosedReason),
 }
@@ -45,7 +47,7 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
     match work {
         Work::Allocate { body_bytes } => match writer.make_room(*body_bytes) {
             Ok(room) => Done::Allocated(room),
-            Err(error) if error.is_no_room() => Done::AllocationFailed,
+            Err(error) if error.is_no_room() => Done::AllocationFailed(writer.room()),
             Err(error) => failed(error),
         },
         Work::Write { entry, sync } => {
@@ -72,6 +74,7 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
         },
         Work::SaveSlot { synced_index } => match writer.save_synced(*synced_index) {
             Ok(()) => Done::SlotSaved,
+            Err(error) if error.is_no_room() => Done::SlotNotSaved,
             Err(error) => failed(error),
         },
     }

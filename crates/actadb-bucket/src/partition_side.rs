@@ -22,6 +22,8 @@ pub enum PartitionOutput {
     },
     /// For the writer side.
     Propose(Proposal),
+    /// For the writer side: sync what is written.
+    WantSync,
     /// The answer to a message.
     Answer {
         /// The message.
@@ -64,6 +66,7 @@ impl PartitionSide {
                         record: record::encode(self.identity, &numbered),
                     })
                 }
+                Output::WantSync => PartitionOutput::WantSync,
                 Output::Answer { token, results } => PartitionOutput::Answer { token, results },
             });
         }

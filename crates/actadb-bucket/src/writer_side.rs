@@ -28,6 +28,8 @@ pub enum WriterInput {
     Start,
     /// From a partition.
     Propose(Proposal),
+    /// From a partition: sync what is written.
+    WantSync,
     /// No proposal is waiting.
     Flush,
     /// The work that was out has ended.
@@ -184,6 +186,7 @@ impl WriterSide {
                 self.totals.proposals += 1;
                 self.core_step(now, Input::Propose(proposal), out);
             }
+            WriterInput::WantSync => self.core_step(now, Input::WantSync, out),
             WriterInput::Flush => self.core_step(now, Input::Flush, out),
             WriterInput::Done(done) => self.done(now, done, out),
             WriterInput::Sealed(index) => {
@@ -222,8 +225,9 @@ impl WriterSide {
             Done::WriteFoundNoRoom => Input::WriteFoundNoRoom,
             Done::Synced => Input::Synced,
             Done::Allocated(room) => Input::Allocated(room),
-            Done::AllocationFailed => Input::AllocationFailed,
+            Done::AllocationFailed(room) => Input::AllocationFailed(room),
             Done::SlotSaved => Input::SlotSaved,
+            Done::SlotNotSaved => Input::SlotNotSaved,
             Done::Failed(reason) => Input::Failed(reason),
         };
         self.core_step(now, input, out);

@@ -80,6 +80,8 @@ struct World {
     operations: Vec<Operation>,
     next_token: u64,
     max_acked: BTreeMap<PartitionId, u64>,
+    /// Of transactions with DURABLE, and of all in the mode that always syncs.
+    max_durable: BTreeMap<PartitionId, u64>,
     conflicts: Vec<(PartitionId, StreamId, u64)>,
     crashes: u64,
 }
@@ -96,6 +98,7 @@ impl World {
             operations: Vec::new(),
             next_token: 0,
             max_acked: BTreeMap::new(),
+            max_durable: BTreeMap::new(),
             conflicts: Vec::new(),
             crashes: 0,
         };
@@ -112,7 +115,7 @@ impl World {
         };
         let disk = Arc::new(self.disk.clone());
         let directory = Directory::open_or_create(disk, Path::new("/db"), meta).expect("opens");
-        let bucket = open_bucket(&directory, BucketId(0), Uuid::from_u128(2))
+        let bucket = open_bucket(&directory, BucketId(0))
             .unwrap_or_else(|error| panic!("seed {}: does not open: {error}", self.seed));
         let start = WriterStart {
             partitions: PARTITIONS.to_vec(),
@@ -203,6 +206,7 @@ impl World {
             match output {
                 PartitionOutput::Fetch { fetch, keys } => self.life().fetches.push((n, fetch, keys)),
                 PartitionOutput::Propose(proposal) => self.life().proposals[n].push_back(proposal),
+                PartitionOutput::WantSync => self.step_writer(WriterInput::WantSync),
                 PartitionOutput::Answer { token, results } => {
                     let operations = self.life().tokens.remove(&token).expect("answered once");
                     assert_eq!(operations.len(), results.len());
@@ -236,6 +240,10 @@ impl World {
                 operation.refused = false;
                 let acked = self.max_acked.entry(operation.partition).or_default();
                 *acked = (*acked).max(appended.last_sequence());
+                if operation.transaction.is_durable() || self.fsync == FsyncMode::Always {
+                    let durable = self.max_durable.entry(operation.partition).or_default();
+                    *durable = (*durable).max(appended.last_sequence());
+                }
             }
             Err(AppendError::Refused(refusal)) => {
                 if let Refusal::WrongVersion { stream, current: Some(version), .. } = &refusal {
@@ -408,13 +416,35 @@ impl World {
                 operation.refused = false;
             }
         }
-        let power = self.fsync == FsyncMode::Always && self.dice.one_in(2);
+        let power = self.dice.one_in(2);
         if power {
             self.disk.power_loss(&mut self.dice);
+            if self.fsync != FsyncMode::Always {
+                // What was acknowledged before its sync may be taken back, the newest first.
+                self.max_acked.clone_from(&self.max_durable);
+            }
         } else {
             self.disk.process_crash();
         }
         self.open();
+        if power && self.fsync != FsyncMode::Always {
+            self.take_back();
+        }
+    }
+
+    /// Forgets the acknowledgements that a power loss took back.
+    fn take_back(&mut self) {
+        let reader = self.life().reader.clone();
+        self.conflicts.clear();
+        for operation in &mut self.operations {
+            operation.acked_before = None;
+            operation.refused = false;
+            let next = reader.next_sequence(operation.partition);
+            if operation.acknowledged.as_ref().is_some_and(|(first, _)| *first >= next) {
+                assert!(!operation.transaction.is_durable(), "seed {}: DURABLE was lost", self.seed);
+                operation.acknowledged = None;
+            }
+        }
     }
 
     /// Whether somebody still waits for an answer.

@@ -114,6 +114,14 @@ pub fn group_lane(group: u64, lane: u16) -> u64 {
     (group & !0xffff) | u64::from(lane)
 }
 
+/// What the checksums of an index's blocks start from: a block of another database's, bucket's or
+/// segment's index is bad here.
+pub(crate) fn index_seed(database: Uuid, bucket: u16, segment: u64) -> u32 {
+    let seed = crc32c::crc32c(database.as_bytes());
+    let seed = crc32c::crc32c_append(seed, &bucket.to_le_bytes());
+    crc32c::crc32c_append(seed, &segment.to_le_bytes())
+}
+
 /// Checksum of block `number`: seeded with its number, so that a block in the wrong place is bad.
 pub(crate) fn block_checksum(seed: u32, number: u64, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(seed, &number.to_le_bytes()), payload)

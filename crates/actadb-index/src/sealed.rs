@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::IndexError;
 use crate::format::{
     BLOCK_BYTES, BLOCK_PAYLOAD, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane,
-    RawPosting, block_checksum, blocks_for, group_lane, per_block,
+    RawPosting, block_checksum, blocks_for, group_lane, index_seed, per_block,
 };
 use crate::open::OpenIndex;
 
@@ -77,15 +77,21 @@ impl SealedIndex {
         disk.sync_dir(dir).map_err(IndexError::io("sync", dir))
     }
 
-    /// Opens a file, reading its header and its lanes.
+    /// Opens the index of a segment, reading its header and its lanes.
     ///
     /// # Errors
     /// When it is not a good index of a known version, or the device says no.
-    pub fn open(disk: &dyn Disk, path: &Path, database: Uuid) -> Result<Self, IndexError> {
+    pub fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        database: Uuid,
+        bucket: u16,
+        segment: u64,
+    ) -> Result<Self, IndexError> {
         let file = disk.open_read(path).map_err(IndexError::io("open", path))?;
         let damaged =
             |what| IndexError::Damaged { path: path.to_owned(), offset: 0, what };
-        let seed = crc32c::crc32c(database.as_bytes());
+        let seed = index_seed(database, bucket, segment);
         let mut index = Self {
             file,
             path: path.to_owned(),
@@ -115,6 +121,12 @@ impl SealedIndex {
         let length = index.file.len().map_err(IndexError::io("measure", path))?;
         if length != u64::from(header.block_count.get()) * BLOCK_BYTES as u64 {
             return Err(damaged("the file has another length than its header says"));
+        }
+        let ours = header.database == *database.as_bytes()
+            && header.bucket.get() == bucket
+            && header.segment.get() == segment;
+        if !ours {
+            return Err(damaged("the index of another segment"));
         }
         index.described = Described {
             database: Uuid::from_bytes(header.database),
@@ -459,7 +471,7 @@ fn encode(described: &Described, open: &OpenIndex) -> Vec<u8> {
     };
 
     let mut bytes = Vec::with_capacity(block_count * BLOCK_BYTES);
-    let seed = crc32c::crc32c(described.database.as_bytes());
+    let seed = index_seed(described.database, described.bucket, described.segment);
     put_rows(&mut bytes, seed, std::iter::once(&header));
     put_rows(&mut bytes, seed, raw_lanes.iter());
     for (_, data) in &lanes {

@@ -31,7 +31,7 @@ fn seal(disk: &SimDisk, open: &OpenIndex) -> SealedIndex {
     disk.create_dir_all(Path::new("/b")).expect("dir");
     let path = Path::new("/b/1.index");
     SealedIndex::build(disk, path, &described(), open).expect("build");
-    SealedIndex::open(disk, path, described().database).expect("open")
+    SealedIndex::open(disk, path, described().database, 1, 7).expect("open")
 }
 
 /// A stream of postings in which versions of a group and lane rise, and groups collide.
@@ -149,7 +149,8 @@ fn a_bit_flipped_in_any_block_is_an_error_and_never_an_answer() {
         disk.damage(path, |bytes| bytes[block * 4096 + 3] ^= 4);
     }
     disk.damage(path, |bytes| bytes.truncate(length - 1));
-    assert!(SealedIndex::open(&disk, path, described().database).is_err());
+    assert!(SealedIndex::open(&disk, path, described().database, 1, 7).is_err());
     let other = Uuid::from_u128(99);
-    assert!(SealedIndex::open(&disk, path, other).is_err(), "another database's index");
+    assert!(SealedIndex::open(&disk, path, other, 1, 7).is_err(), "another database's index");
+    assert!(SealedIndex::open(&disk, path, described().database, 1, 8).is_err(), "another segment's");
 }

@@ -57,12 +57,14 @@ struct Unsynced {
 }
 
 /// A segment file whose header was never synced.
-#[derive(Debug)]
-struct Unused {
-    path: PathBuf,
-    durable: u64,
-    /// Where what was written to it ends.
-    end: u64,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// The file.
+    pub path: PathBuf,
+    /// What the frames in it prove durable.
+    pub durable: u64,
+    /// Where what was written to it ends; 0 when it was only allocated.
+    pub end: u64,
 }
 
 /// Walks the segments of a bucket in order; the caller says which ones an index vouches for.
@@ -346,8 +348,12 @@ impl Recovery {
     }
 }
 
-/// A segment without a header: allocated and not begun, or begun and not synced.
-fn unused_segment(settings: &LogSettings, number: u64) -> Result<Option<Unused>, LogError> {
+/// A segment without a header: allocated and not begun, or begun and not synced. `None` when it
+/// has one.
+///
+/// # Errors
+/// A newer or foreign header, or what the device says.
+pub fn unused_segment(settings: &LogSettings, number: u64) -> Result<Option<Unused>, LogError> {
     let path = settings.segment_path(number);
     let read = |source| LogError::Io { what: "read", path: path.clone(), source };
     let file = settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;

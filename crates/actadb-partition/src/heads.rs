@@ -75,11 +75,15 @@ impl Heads {
         for id in ids {
             self.fetched_ids.remove(id);
         }
-        for stream in streams {
+        // In reverse, so that what came last is still at the end of the order.
+        for stream in streams.iter().rev() {
             // That a stream is absent, or elsewhere, may change without this core's doing.
             if self.streams.get(stream).is_some_and(|h| !matches!(h.fact, StreamFact::Head { .. }))
             {
                 self.streams.remove(stream);
+                if self.order.back() == Some(stream) {
+                    self.order.pop_back();
+                }
             }
         }
     }

@@ -30,6 +30,12 @@ pub(crate) struct HeldResult {
     pub(crate) durable: bool,
 }
 
+impl HeldResult {
+    fn is_durable_replay(&self) -> bool {
+        self.durable && matches!(self.decided, Decided::Replayed(_))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct HeldMessage {
     pub(crate) token: Token,
@@ -133,6 +139,10 @@ impl Held {
         if until > committed {
             self.commit.insert((until, self.next), message);
         } else if synced_until > synced {
+            // A proposal asks for its sync itself; a retry of something written before does not.
+            if message.results.iter().any(HeldResult::is_durable_replay) {
+                out.push(Output::WantSync);
+            }
             self.sync.insert((synced_until, self.next), message);
         } else {
             out.push(message.answer());

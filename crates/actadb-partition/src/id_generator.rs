@@ -15,7 +15,7 @@ pub(crate) struct IdGenerator {
 impl IdGenerator {
     /// Ids are later than `floor_ns`, nanoseconds since 1970.
     pub(crate) fn new(floor_ns: u64, seed: u64) -> Self {
-        Self { millisecond: floor_ns / 1_000_000, counter: 0, dice: SplitMix64::new(seed) }
+        Self { millisecond: floor_ns / 1_000_000 + 1, counter: 0, dice: SplitMix64::new(seed) }
     }
 
     pub(crate) fn next(&mut self, unix_ns: u64, hash: u16) -> Uuid {

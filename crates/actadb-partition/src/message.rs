@@ -113,6 +113,8 @@ pub enum Output {
         /// Whether its answer waits for the disk in every fsync mode.
         durable: bool,
     },
+    /// Sync what is written: somebody waits for it who proposed nothing.
+    WantSync,
     /// Answer a message: one result per transaction, in order.
     Answer {
         /// The message.

@@ -112,7 +112,12 @@ impl Parking {
         let mut behind = BTreeSet::new();
         for queue in message.queues() {
             let Some(waiting) = self.queues.get_mut(&queue) else { continue };
-            waiting.retain(|other| *other != ticket);
+            // Nearly always the first: an append leaves from the front, or all leave in order.
+            if waiting.front() == Some(&ticket) {
+                waiting.pop_front();
+            } else {
+                waiting.retain(|other| *other != ticket);
+            }
             behind.extend(waiting.front());
             if waiting.is_empty() {
                 self.queues.remove(&queue);

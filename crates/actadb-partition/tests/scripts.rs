@@ -225,6 +225,7 @@ fn print(output: &Output) -> String {
             let events = events.collect::<Vec<_>>().join(", ");
             format!("propose epoch {epoch} sequence {} [{events}]{durable}", numbered.first_sequence)
         }
+        Output::WantSync => "want sync".into(),
         Output::Answer { token, results } => {
             let results = results.iter().map(print_result).collect::<Vec<_>>();
             format!("answer {} {}", token.0, results.join(" ; "))

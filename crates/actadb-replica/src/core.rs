@@ -138,21 +138,28 @@ impl ReplicaCore {
                 out.push(Output::Lead { epoch: self.consensus.term() });
             }
             Input::Propose(proposal) => self.propose(now, proposal, out),
+            Input::WantSync => {
+                self.durable_wanted = self.durable_wanted.max(self.written);
+                self.pump(now, out);
+            }
             Input::Flush | Input::Tick => self.pump(now, out),
             Input::Written { index, synced_through, room, filled } => {
                 self.room.set(room);
                 self.written_entry(now, index, synced_through, filled, out);
             }
-            Input::WriteFoundNoRoom => self.write_found_no_room(now),
+            Input::WriteFoundNoRoom => {
+                self.write_found_no_room(now);
+                self.refuse_queued(out);
+            }
             Input::Synced => self.synced_all(now, out),
             Input::Allocated(room) => {
                 self.room.allocated(room);
                 self.busy = Busy::Idle;
                 self.pump(now, out);
             }
-            Input::AllocationFailed => {
+            Input::AllocationFailed(room) => {
                 if let Busy::Allocating { body_bytes } = self.busy {
-                    self.room.failed(now, body_bytes);
+                    self.room.failed(now, body_bytes, room);
                 }
                 self.busy = Busy::Idle;
                 self.pump(now, out);
@@ -162,6 +169,11 @@ impl ReplicaCore {
                     self.saved = synced_index;
                 }
                 self.busy = Busy::Idle;
+                self.pump(now, out);
+            }
+            Input::SlotNotSaved => {
+                self.busy = Busy::Idle;
+                self.last_write_ns = now.mono_ns;
                 self.pump(now, out);
             }
             Input::Sealed => {
@@ -227,6 +239,12 @@ impl ReplicaCore {
         *next += u64::from(proposal.count);
         self.queued_bytes += proposal.record.len();
         self.queue.push_back(proposal);
+        if matches!(self.busy, Busy::Blocked { .. }) {
+            // Behind a write that finds no space nothing is admitted; what is in no entry can be
+            // refused for certain.
+            self.refuse_queued(out);
+            return;
+        }
         if self.queued_bytes >= ENTRY_TARGET_BYTES {
             self.pump(now, out);
         }
@@ -250,18 +268,20 @@ impl ReplicaCore {
             out.push(Output::Work(Work::Sync));
             return;
         }
-        if !self.queue.is_empty() && self.begin_entry(now, out) {
-            return;
-        }
+        // Both before the next entry: under a load that never pauses they would never come.
         if let Some(body_bytes) = self.allocation_ahead(now) {
             self.allocate(body_bytes, out);
             return;
         }
-        if self.save_is_due(now) {
-            self.save_wanted = false;
-            self.bytes_since_save = 0;
-            self.busy = Busy::Saving { synced_index: self.synced };
-            out.push(Output::Work(Work::SaveSlot { synced_index: self.synced }));
+        if self.save_is_due(now, false) {
+            self.save(out);
+            return;
+        }
+        if !self.queue.is_empty() && self.begin_entry(now, out) {
+            return;
+        }
+        if self.save_is_due(now, true) {
+            self.save(out);
             return;
         }
         if self.stopping && self.queue.is_empty() {
@@ -282,12 +302,19 @@ impl ReplicaCore {
         interval || self.durable_wanted > self.synced || (self.stopping && self.queue.is_empty())
     }
 
-    fn save_is_due(&self, now: Now) -> bool {
-        self.synced > self.saved
-            && (self.save_wanted
-                || self.stopping
-                || self.bytes_since_save >= SLOT_SAVE_BYTES
-                || now.mono_ns >= self.last_write_ns + SLOT_SAVE_IDLE_NS)
+    /// `idle`: nothing else is to be done.
+    fn save_is_due(&self, now: Now, idle: bool) -> bool {
+        let at_rest =
+            self.stopping || now.mono_ns >= self.last_write_ns + SLOT_SAVE_IDLE_NS;
+        let due = self.save_wanted || self.bytes_since_save >= SLOT_SAVE_BYTES;
+        self.synced > self.saved && (due || (idle && at_rest))
+    }
+
+    fn save(&mut self, out: &mut Vec<Output>) {
+        self.save_wanted = false;
+        self.bytes_since_save = 0;
+        self.busy = Busy::Saving { synced_index: self.synced };
+        out.push(Output::Work(Work::SaveSlot { synced_index: self.synced }));
     }
 
     /// A retry of an allocation that failed, or one made before it is needed, so that no entry
@@ -366,6 +393,20 @@ impl ReplicaCore {
             }
         }
         self.queue = kept;
+        self.tell_refused(refused, out);
+    }
+
+    /// Refuses everything that is in no entry.
+    fn refuse_queued(&mut self, out: &mut Vec<Output>) {
+        let mut refused: BTreeMap<PartitionId, u64> = BTreeMap::new();
+        for proposal in self.queue.drain(..) {
+            refused.entry(proposal.partition).or_insert(proposal.first_sequence);
+        }
+        self.queued_bytes = 0;
+        self.tell_refused(refused, out);
+    }
+
+    fn tell_refused(&mut self, refused: BTreeMap<PartitionId, u64>, out: &mut Vec<Output>) {
         for (partition, from) in refused {
             self.next_sequences.insert(partition, from);
             let (epoch, reason) = (self.consensus.term(), RefusedReason::NoRoom);

@@ -27,6 +27,8 @@ pub enum Input {
     },
     /// A decided transaction.
     Propose(Proposal),
+    /// Sync what is written, for a retry that waits for the disk.
+    WantSync,
     /// No proposal is waiting in the mailbox: what has gathered may become an entry.
     Flush,
     /// The write in flight was handed to the system.
@@ -46,10 +48,12 @@ pub enum Input {
     Synced,
     /// The allocation in flight has ended.
     Allocated(Room),
-    /// The allocation in flight found no space.
-    AllocationFailed,
+    /// The allocation in flight found no space; this is what there is.
+    AllocationFailed(Room),
     /// The slot is saved.
     SlotSaved,
+    /// There was no space to save the slot; it is tried again when it is due.
+    SlotNotSaved,
     /// The work in flight failed for good.
     Failed(ClosedReason),
     /// A full segment has its index.

@@ -41,7 +41,8 @@ impl RoomKeeper {
         self.failed = None;
     }
 
-    pub(crate) fn failed(&mut self, now: Now, body_bytes: u64) {
+    pub(crate) fn failed(&mut self, now: Now, body_bytes: u64, room: Room) {
+        self.room = room;
         self.failed = Some((body_bytes, now.mono_ns + NO_ROOM_RETRY_NS));
     }
 
@@ -51,7 +52,10 @@ impl RoomKeeper {
             Fit::AwaitSeal
         } else if self.room.fits(body_bytes) {
             Fit::Now
-        } else if self.failed.is_some_and(|(_, until)| now.mono_ns < until) {
+        } else if self.failed.is_some_and(|(size, until)| {
+            // Less than what failed may still be found.
+            now.mono_ns < until && body_bytes >= size
+        }) {
             Fit::Refuse
         } else {
             Fit::Allocate

@@ -5,7 +5,8 @@
 //! > start ALLOCATED SEGMENT NEXT [full N]
 //! > propose PARTITION SEQUENCE COUNT BYTES [durable] [epoch N]
 //! > flush | tick | stop | written INDEX [synced N] [filled] [room A S N] | noroom
-//! > synced | allocated A S N | allocation-failed | saved | failed | sealed | wait MS | wake
+//! > synced | allocated A S N | allocation-failed [room A S N] | saved | not-saved | failed
+//! > sealed | want-sync | wait MS | wake
 //! ```
 
 use std::fmt::Write as _;
@@ -60,7 +61,12 @@ fn input(line: &str) -> Input {
         ["noroom"] => Input::WriteFoundNoRoom,
         ["synced"] => Input::Synced,
         ["allocated", a, s, n] => Input::Allocated(room([number(a), number(s), number(n)])),
-        ["allocation-failed"] => Input::AllocationFailed,
+        ["allocation-failed", ..] => {
+            let left = option::<3>(&words, "room").map_or(Room::default(), room);
+            Input::AllocationFailed(left)
+        }
+        ["want-sync"] => Input::WantSync,
+        ["not-saved"] => Input::SlotNotSaved,
         ["saved"] => Input::SlotSaved,
         ["failed"] => Input::Failed(ClosedReason::DiskFailed("sync: EIO".into())),
         ["sealed"] => Input::Sealed,

@@ -52,7 +52,12 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     let settings = directory.log_settings(bucket);
     let mut damage = Vec::new();
     let synced_index = match Slots::open(&*settings.disk, &settings.dir, settings.identity) {
-        Ok(slots) => slots.map_or(0, |slots| slots.state().synced_index),
+        Ok(Some(slots)) => slots.state().synced_index,
+        Ok(None) => {
+            let path = Slots::path(&settings.dir);
+            damage.push(Damage::new(&path, 0, "the bucket's slots are missing"));
+            0
+        }
         Err(actadb_log::error::LogError::Damaged(found)) => {
             damage.push(found);
             0
@@ -72,7 +77,7 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     walk(&settings, synced_index, &mut |step| match step {
         Step::Frame { entry, body } => {
             checker.report.frames += 1;
-            if let Some(head) = actadb_log::format::BatchHead::decode(&entry.body) {
+            if let Some(head) = actadb_log::format::BatchHead::decode(entry.kind, &entry.body) {
                 if head.time_ns < checker.last_time_ns {
                     let path = settings.segment_path(body.segment);
                     let what = "the time of a batch fell";
@@ -93,9 +98,10 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
                 }
             }
         }
-        Step::SegmentEnd { segment, last } => {
+        Step::SegmentEnd { segment, last, whole } => {
             checker.report.segments += 1;
-            if !last {
+            // An index must not be blamed, or deleted, for what its segment lost.
+            if !last && whole {
                 checker.compare_index(&settings, &segment);
             }
             checker.begin_segment();
@@ -174,7 +180,9 @@ impl Checker {
         let path = settings.segment_path(segment.number).with_extension("index");
         let identity = settings.identity;
         let mend = |what: String| Damage::new(&path, 0, what);
-        let index = match SealedIndex::open(&*settings.disk, &path, identity.database) {
+        let (database, bucket) = (identity.database, identity.bucket.0);
+        let opened = SealedIndex::open(&*settings.disk, &path, database, bucket, segment.number);
+        let index = match opened {
             Ok(index) => index,
             Err(error) => {
                 let what = format!("no good index, the next start rebuilds it ({error})");

@@ -1,10 +1,13 @@
 //! What the committed state of a node says about the keys of a decision.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use actadb_model::ids::PartitionId;
 use actadb_model::keys::{Facts, Keys, StreamFact};
 use actadb_model::names::StreamId;
+use actadb_model::numbered::Numbered;
+use uuid::Uuid;
 
 use crate::error::ReadError;
 use crate::reader::Reader;
@@ -24,9 +27,18 @@ pub fn facts(
     for stream in &keys.streams {
         answer.streams.push((stream.clone(), stream_fact(own, others, partition, stream)?));
     }
+    // A retry of a large transaction asks for all of its ids: it is read once, and shared.
+    let mut owners: HashMap<Uuid, Arc<Numbered>> = HashMap::new();
     for id in &keys.event_ids {
-        let known = own.transaction_of(*id)?.and_then(|t| t.to_numbered());
-        answer.event_ids.push((*id, known.map(Arc::new)));
+        if !owners.contains_key(id)
+            && let Some(transaction) = own.transaction_of(*id)?
+        {
+            let numbered = transaction.to_numbered().map(Arc::new);
+            let numbered = numbered.ok_or_else(|| own.disagree(format!("event id {id}")))?;
+            let ids = numbered.events.iter().map(|event| event.id);
+            owners.extend(ids.map(|id| (id, numbered.clone())));
+        }
+        answer.event_ids.push((*id, owners.get(id).cloned()));
     }
     Ok(answer)
 }

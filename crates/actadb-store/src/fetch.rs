@@ -1,5 +1,6 @@
 //! Records from places: out of the tail, else from the segment's file in few reads.
 
+use std::ops::ControlFlow;
 use std::sync::PoisonError;
 
 use actadb_log::error::{Damage, LogError};
@@ -16,45 +17,65 @@ const FIRST_READ_BYTES: u64 = 4096;
 /// Records this far apart are read in one go.
 const GAP_BYTES: u64 = 16 << 10;
 
-/// The transactions at ascending places of one segment. Every record read from the disk is
+/// Shows `visit` the transactions at places of one segment, in the order given, one at a time, so
+/// that whoever has enough stops the reading. Equal neighbours are read once. Every record is
 /// verified; a bad one is an error that names its place.
 pub(crate) fn fetch(
     shared: &Shared,
     segment: &Segment,
     places: &[u32],
-) -> Result<Vec<Transaction>, ReadError> {
-    debug_assert!(places.is_sorted());
-    let in_tail: Vec<Option<Bytes>> = {
-        let tail = shared.tail.read().unwrap_or_else(PoisonError::into_inner);
-        let number = segment.number();
-        places.iter().map(|offset| tail.get(Place { segment: number, offset: *offset })).collect()
-    };
-    let mut chunk = Chunk { at: 0, bytes: Bytes::new() };
-    let mut transactions = Vec::with_capacity(places.len());
-    for (n, (offset, found)) in places.iter().zip(in_tail).enumerate() {
-        let bytes = match found {
-            Some(bytes) => bytes,
-            None => chunk.record(shared, segment, &places[n..])?,
+    visit: &mut dyn FnMut(&Transaction, u32) -> Result<ControlFlow<()>, ReadError>,
+) -> Result<ControlFlow<()>, ReadError> {
+    let mut chunk = Chunk { at: 0, bytes: Vec::new() };
+    let mut last: Option<(u32, Transaction)> = None;
+    for (n, place) in places.iter().enumerate() {
+        let transaction = match last.take() {
+            Some((before, transaction)) if before == *place => transaction,
+            _ => {
+                let bytes = match in_tail(shared, segment, *place) {
+                    Some(bytes) => bytes,
+                    None => chunk.record(shared, segment, &places[n..])?,
+                };
+                decode(shared, segment, *place, &bytes)?
+            }
         };
-        let damaged = |bad: BadRecord| {
-            ReadError::from(Damage::new(segment.path(), u64::from(*offset), bad.to_string()))
-        };
-        match record::decode(shared.settings.identity, &bytes).map_err(damaged)? {
-            Record::Transaction(transaction) => transactions.push(transaction),
-            Record::Other(_) => return Err(damaged(BadRecord::Malformed)),
+        if visit(&transaction, *place)?.is_break() {
+            return Ok(ControlFlow::Break(()));
         }
+        last = Some((*place, transaction));
     }
-    Ok(transactions)
+    Ok(ControlFlow::Continue(()))
 }
 
+fn in_tail(shared: &Shared, segment: &Segment, offset: u32) -> Option<Bytes> {
+    let tail = shared.tail.read().unwrap_or_else(PoisonError::into_inner);
+    tail.get(Place { segment: segment.number(), offset })
+}
+
+fn decode(
+    shared: &Shared,
+    segment: &Segment,
+    place: u32,
+    bytes: &Bytes,
+) -> Result<Transaction, ReadError> {
+    let damaged = |bad: BadRecord| {
+        ReadError::from(Damage::new(segment.path(), u64::from(place), bad.to_string()))
+    };
+    match record::decode(shared.settings.identity, bytes).map_err(damaged)? {
+        Record::Transaction(transaction) => Ok(transaction),
+        Record::Other(_) => Err(damaged(BadRecord::Malformed)),
+    }
+}
+
+/// What was read last.
 struct Chunk {
     at: u64,
-    bytes: Bytes,
+    bytes: Vec<u8>,
 }
 
 impl Chunk {
-    /// Bytes that begin with the record at the first of `places`, and hold it whole unless the
-    /// file ends before.
+    /// The record at the first of `places`, with bytes of its own: an event that somebody keeps
+    /// must not keep the whole chunk. Shorter than the record only when the file ends before.
     fn record(
         &mut self,
         shared: &Shared,
@@ -62,35 +83,27 @@ impl Chunk {
         places: &[u32],
     ) -> Result<Bytes, ReadError> {
         let Some(first) = places.first().copied().map(u64::from) else { return Ok(Bytes::new()) };
-        if let Some(bytes) = self.slice(first)
-            && record::length(&bytes).is_some_and(|length| length <= bytes.len())
-        {
-            return Ok(bytes);
+        if !self.has_whole(first) {
+            let (low, high) = neighbourhood(places);
+            self.read(shared, segment, low, high - low + FIRST_READ_BYTES)?;
         }
-        let mut last = first;
-        for place in places.iter().copied().map(u64::from) {
-            let near = place - last <= GAP_BYTES;
-            if !near || place - first + FIRST_READ_BYTES > READ_CHUNK_BYTES as u64 {
-                break;
-            }
-            last = place;
+        let wanted = record::length(self.from(first));
+        let wanted = wanted.unwrap_or(0).min(shared.settings.segment_bytes as usize);
+        if wanted > self.from(first).len() {
+            self.read(shared, segment, first, wanted as u64)?;
         }
-        self.read(shared, segment, first, last - first + FIRST_READ_BYTES)?;
-        let bytes = self.slice(first).unwrap_or_default();
-        match record::length(&bytes) {
-            Some(length) if length > bytes.len() => {
-                // A damaged length must not make us allocate more than a segment.
-                let length = (length as u64).min(shared.settings.segment_bytes);
-                self.read(shared, segment, first, length)?;
-                Ok(self.slice(first).unwrap_or_default())
-            }
-            _ => Ok(bytes),
-        }
+        let found = self.from(first);
+        Ok(Bytes::copy_from_slice(found.get(..wanted).unwrap_or(found)))
     }
 
-    fn slice(&self, at: u64) -> Option<Bytes> {
-        let start = usize::try_from(at.checked_sub(self.at)?).ok()?;
-        (start < self.bytes.len()).then(|| self.bytes.slice(start..))
+    fn has_whole(&self, at: u64) -> bool {
+        let found = self.from(at);
+        record::length(found).is_some_and(|length| length <= found.len())
+    }
+
+    fn from(&self, at: u64) -> &[u8] {
+        let start = at.checked_sub(self.at).and_then(|start| usize::try_from(start).ok());
+        start.and_then(|start| self.bytes.get(start..)).unwrap_or_default()
     }
 
     fn read(
@@ -101,12 +114,28 @@ impl Chunk {
         length: u64,
     ) -> Result<(), LogError> {
         let file = segment.file(&shared.settings)?;
-        let mut bytes = vec![0; length as usize];
-        let n = file
-            .read_full_at(&mut bytes, at)
-            .map_err(LogError::io("read", segment.path()))?;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(length as usize, 0);
+        let n = file.read_full_at(&mut bytes, at).map_err(LogError::io("read", segment.path()))?;
         bytes.truncate(n);
-        *self = Self { at, bytes: Bytes::from(bytes) };
+        *self = Self { at, bytes };
         Ok(())
     }
+}
+
+/// Lowest and highest of the places, from the first on, that are worth one read: near each other,
+/// in either direction.
+fn neighbourhood(places: &[u32]) -> (u64, u64) {
+    let mut places = places.iter().copied().map(u64::from);
+    let first = places.next().unwrap_or(0);
+    let (mut low, mut high, mut last) = (first, first, first);
+    for place in places {
+        let (lower, higher) = (low.min(place), high.max(place));
+        let wide = higher - lower + FIRST_READ_BYTES > READ_CHUNK_BYTES as u64;
+        if place.abs_diff(last) > GAP_BYTES || wide {
+            break;
+        }
+        (low, high, last) = (lower, higher, place);
+    }
+    (low, high)
 }

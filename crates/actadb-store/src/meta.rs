@@ -6,8 +6,11 @@ use std::sync::Arc;
 use actadb_disk::disk::{Disk, DiskLock};
 use actadb_log::error::{Damage, LogError, SYNC};
 use actadb_log::format::{FORMAT_VERSION, LogIdentity};
+use actadb_log::segment::segment_numbers;
+use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::LogSettings;
 use actadb_model::ids::{BucketId, Partitioning};
+use actadb_model::limits::SEGMENT_MAX_BYTES;
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -15,6 +18,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::OpenError;
 
 const MAGIC: [u8; 8] = *b"ACTADB\n\0";
+const BUCKET_PREFIX: &str = "bucket-";
+/// The id of a replica on a single node.
+const SINGLE_REPLICA: u64 = 1;
 
 const _: () = assert!(size_of::<RawMeta>() == 56);
 
@@ -32,6 +38,9 @@ struct RawMeta {
     checksum: U32,
     zero_3: U32,
 }
+
+/// Smaller segments than an operator may choose are for tests.
+const SEGMENT_LEAST_BYTES: u64 = 16 << 10;
 
 /// What is fixed for a database's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +73,12 @@ impl Directory {
         root: &Path,
         wanted: Meta,
     ) -> Result<Self, OpenError> {
-        disk.create_dir_all(root).map_err(LogError::io("create", root))?;
+        if !disk.exists(root).map_err(LogError::io("look for", root))? {
+            disk.create_dir_all(root).map_err(LogError::io("create", root))?;
+            if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                disk.sync_dir(parent).map_err(LogError::io(SYNC, parent))?;
+            }
+        }
         let lock = lock(&*disk, root)?;
         let meta = match read(&*disk, root)? {
             Some(found) => {
@@ -72,21 +86,19 @@ impl Directory {
                 found
             }
             None => {
-                if disk.exists(&bucket_dir(root, BucketId(0))).map_err(LogError::io("list", root))?
-                {
+                if holds_segments(&*disk, root)? {
                     return Err(OpenError::NoMeta(root.display().to_string()));
                 }
+                // The meta file comes last: with it, whatever is missing was there once.
+                for bucket in wanted.partitioning.all_buckets() {
+                    create_bucket(&*disk, root, wanted.database, bucket)?;
+                }
+                disk.sync_dir(root).map_err(LogError::io(SYNC, root))?;
                 create(&*disk, root, &wanted)?;
                 wanted
             }
         };
-        let directory = Self { disk, root: root.to_owned(), meta, _lock: lock };
-        for bucket in meta.partitioning.all_buckets() {
-            let dir = bucket_dir(root, bucket);
-            directory.disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
-        }
-        directory.disk.sync_dir(root).map_err(LogError::io(SYNC, root))?;
-        Ok(directory)
+        Ok(Self { disk, root: root.to_owned(), meta, _lock: lock })
     }
 
     /// Locks an existing database; for tools on a stopped one.
@@ -136,7 +148,7 @@ impl Directory {
 /// Directory of a bucket.
 #[must_use]
 pub fn bucket_dir(root: &Path, bucket: BucketId) -> PathBuf {
-    root.join(format!("bucket-{:03}", bucket.0))
+    root.join(format!("{BUCKET_PREFIX}{:03}", bucket.0))
 }
 
 fn meta_path(root: &Path) -> PathBuf {
@@ -160,6 +172,38 @@ fn agree(wanted: &Meta, found: &Meta) -> Result<(), OpenError> {
         Some((key, wanted, found)) => Err(OpenError::Fixed { key, wanted, found }),
         None => Ok(()),
     }
+}
+
+/// Whether any bucket has a segment.
+fn holds_segments(disk: &dyn Disk, root: &Path) -> Result<bool, LogError> {
+    for name in disk.list(root).map_err(LogError::io("list", root))? {
+        let dir = root.join(&name);
+        if name.starts_with(BUCKET_PREFIX) && !segment_numbers(disk, &dir)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes a bucket's directory with its slots; what a crash left of an earlier attempt is replaced.
+fn create_bucket(
+    disk: &dyn Disk,
+    root: &Path,
+    database: Uuid,
+    bucket: BucketId,
+) -> Result<(), LogError> {
+    let dir = bucket_dir(root, bucket);
+    disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
+    let state = SlotState {
+        term: 1,
+        vote: SINGLE_REPLICA,
+        synced_index: 0,
+        voters: vec![SINGLE_REPLICA],
+        replica_id: SINGLE_REPLICA,
+        storage_id: Uuid::new_v5(&database, &bucket.0.to_le_bytes()),
+        boot_counter: 0,
+    };
+    Slots::create(disk, &dir, LogIdentity { database, bucket }, state).map(|_| ())
 }
 
 fn create(disk: &dyn Disk, root: &Path, meta: &Meta) -> Result<(), LogError> {
@@ -207,6 +251,9 @@ fn read(disk: &dyn Disk, root: &Path) -> Result<Option<Meta>, OpenError> {
     }
     let partitioning =
         Partitioning::new(raw.partitions.get(), raw.buckets.get()).map_err(|_| damaged())?;
+    if !(SEGMENT_LEAST_BYTES..=SEGMENT_MAX_BYTES).contains(&raw.segment_bytes.get()) {
+        return Err(damaged().into());
+    }
     Ok(Some(Meta {
         database: Uuid::from_bytes(raw.database),
         partitioning,

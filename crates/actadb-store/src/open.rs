@@ -4,14 +4,16 @@
 //! opening does not depend on the size of the database. An index that is missing or wrong is
 //! rebuilt from its segment before the bucket is served, and said so.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 
 use actadb_disk::disk::Disk;
+use actadb_index::error::IndexError;
 use actadb_index::sealed::SealedIndex;
-use actadb_log::error::LogError;
-use actadb_log::format::FRAME_HEADER_BYTES;
+use actadb_log::error::{Damage, LogError};
+use actadb_log::format::{FRAME_HEADER_BYTES, LogIdentity};
 use actadb_log::recover::{Recovery, TornTail};
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::{FullSegment, LogSettings};
@@ -19,7 +21,6 @@ use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::BucketId;
 use actadb_model::limits::TAIL_BYTES;
 use arc_swap::ArcSwap;
-use uuid::Uuid;
 
 use crate::error::OpenError;
 use crate::meta::Directory;
@@ -27,9 +28,6 @@ use crate::publisher::{Publisher, SealTask};
 use crate::segments::Shared;
 use crate::tail::Tail;
 use crate::writer::BucketWriter;
-
-/// The id of a replica on a single node.
-pub const SINGLE_REPLICA: u64 = 1;
 
 /// A bucket, open.
 #[derive(Debug)]
@@ -41,24 +39,23 @@ pub struct OpenedBucket {
     /// Index and term of the last entry, all of it durable.
     pub last: (u64, u64),
     /// What was cut off the end of the log. Never acknowledged.
-    pub torn: Option<TornTail>,
+    pub torn: Vec<TornTail>,
     /// Indexes that were missing or wrong and have been rebuilt.
     pub rebuilt: Vec<PathBuf>,
     /// Indexes that found no room on the disk; until they are written they are in memory.
     pub unsealed: Vec<SealTask>,
 }
 
-/// Opens a bucket; `storage_id` is drawn by the caller, for a bucket that has none yet.
+/// Opens a bucket of a database that was made with [`Directory::open_or_create`].
 ///
 /// # Errors
 /// Damage to what was acknowledged, a newer format, or what the device says.
 pub fn open_bucket(
     directory: &Directory,
     bucket: BucketId,
-    storage_id: Uuid,
 ) -> Result<OpenedBucket, OpenError> {
     let settings = directory.log_settings(bucket);
-    let mut slots = open_slots(&settings, storage_id)?;
+    let mut slots = open_slots(&settings)?;
     let synced_index = slots.state().synced_index;
     let mut recovery = Recovery::start(settings.clone(), synced_index)?;
 
@@ -76,7 +73,7 @@ pub fn open_bucket(
     let mut unsealed = Vec::new();
     while let Some(number) = recovery.next_segment() {
         if !recovery.is_last()
-            && let Some(index) = good_index(&settings, number)
+            && let Some(index) = good_index(&settings, number)?
             && recovery.skip_sealed(&described_segment(&index))?
         {
             for lane in index.lanes() {
@@ -89,7 +86,6 @@ pub fn open_bucket(
         // what followed it; the segment grows again.
         remove_index(&settings, number, recovery.is_last())?;
         let last = recovery.is_last();
-        let mut seal: Option<SealTask> = None;
         let full = recovery.scan::<OpenError>(|segment, frame| {
             let entry = Entry {
                 term: frame.header.term,
@@ -98,11 +94,9 @@ pub fn open_bucket(
                 body: frame.body,
             };
             let offset = frame.offset as u32 + FRAME_HEADER_BYTES as u32;
-            let (_, task) = publisher.publish(&entry, Place { segment, offset })?;
-            seal = task.or(seal.take());
+            publisher.publish(&entry, Place { segment, offset })?;
             Ok(())
         })?;
-        debug_assert!(seal.is_none(), "full segments are sealed here, one by one");
         if !last && let Some(task) = publisher.seal_rebuilt(full) {
             match task.run() {
                 Ok(index) => {
@@ -123,7 +117,11 @@ pub fn open_bucket(
         boot_counter: slots.state().boot_counter + 1,
         ..slots.state().clone()
     };
-    slots.save(state)?;
+    match slots.save(state) {
+        // A full disk keeps nobody from reading; the other slot is good, and the next save comes.
+        Err(error) if error.is_no_room() => {}
+        other => other?,
+    }
     Ok(OpenedBucket {
         writer: BucketWriter::new(recovered.writer, slots),
         publisher,
@@ -134,46 +132,34 @@ pub fn open_bucket(
     })
 }
 
-fn open_slots(settings: &LogSettings, storage_id: Uuid) -> Result<Slots, OpenError> {
+/// Opens the slots, which were made with the database.
+fn open_slots(settings: &LogSettings) -> Result<Slots, OpenError> {
     let (disk, dir) = (&*settings.disk, &settings.dir);
-    let unused = actadb_log::segment::segment_numbers(disk, dir)?.is_empty();
-    match Slots::open(disk, dir, settings.identity) {
-        Ok(Some(slots)) => Ok(slots),
-        // A bucket that was never used has nothing to forget.
-        Ok(None) | Err(LogError::Damaged(_)) if unused => {
-            let state = SlotState {
-                term: 1,
-                vote: SINGLE_REPLICA,
-                synced_index: 0,
-                voters: vec![SINGLE_REPLICA],
-                replica_id: SINGLE_REPLICA,
-                storage_id,
-                boot_counter: 0,
-            };
-            Ok(Slots::create(disk, dir, settings.identity, state)?)
-        }
-        Ok(None) => {
-            let path = Slots::path(dir);
-            Err(actadb_log::error::Damage::new(&path, 0, "the meta slots are missing").into())
-        }
-        Err(error) => Err(error.into()),
-    }
+    let opened = match disk.exists(dir).map_err(LogError::io("look for", dir))? {
+        true => Slots::open(disk, dir, settings.identity)?,
+        false => None,
+    };
+    opened.ok_or_else(|| {
+        let path = Slots::path(dir);
+        Damage::new(&path, 0, "the bucket's slots are missing; restore the whole directory").into()
+    })
 }
 
 fn index_path(settings: &LogSettings, number: u64) -> PathBuf {
     settings.segment_path(number).with_extension("index")
 }
 
-/// The index of a segment, if it is good and describes a segment of this bucket.
-pub(crate) fn good_index(settings: &LogSettings, number: u64) -> Option<SealedIndex> {
+/// The index of a segment; `None` when it is missing or bad, and must be rebuilt.
+fn good_index(settings: &LogSettings, number: u64) -> Result<Option<SealedIndex>, OpenError> {
     let path = index_path(settings, number);
-    let identity = settings.identity;
-    let index = SealedIndex::open(&*settings.disk, &path, identity.database).ok()?;
-    let described = index.described();
-    let ours = described.database == identity.database
-        && described.bucket == identity.bucket.0
-        && described.segment == number;
-    ours.then_some(index)
+    let LogIdentity { database, bucket } = settings.identity;
+    match SealedIndex::open(&*settings.disk, &path, database, bucket.0, number) {
+        Ok(index) => Ok(Some(index)),
+        Err(IndexError::Damaged { .. }) => Ok(None),
+        Err(IndexError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Too many open files, say: no reason to take the index for missing.
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a sealed index says about its segment.

@@ -40,13 +40,14 @@ impl SealTask {
     pub fn run(&self) -> Result<SealedIndex, OpenError> {
         let path = self.segment.path().with_extension("index");
         let SegmentIndex::Open(index) = self.segment.index() else {
-            return Err(Damage::new(&path, 0, "sealed twice").into());
+            unreachable!("a task holds the open form of its segment")
         };
         let disk = &*self.settings.disk;
         // Nothing is added any more; readers read on.
         let index = crate::segments::read(index);
         SealedIndex::build(disk, &path, &self.described, &index)?;
-        Ok(SealedIndex::open(disk, &path, self.described.database)?)
+        let Described { database, bucket, segment, .. } = self.described;
+        Ok(SealedIndex::open(disk, &path, database, bucket, segment)?)
     }
 }
 
@@ -118,7 +119,7 @@ impl Publisher {
             through.push((partition, next - 1, next - self.shared.next_sequence(partition)));
             self.shared.raise(partition, next);
         }
-        if let Some(head) = BatchHead::decode(&entry.body) {
+        if let Some(head) = BatchHead::decode(entry.kind, &entry.body) {
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         self.published = entry.index;

@@ -14,8 +14,8 @@ use crate::hashes::{DEFAULT_NAMESPACE, event_id_hash, stream_hash};
 use crate::record::Transaction;
 use crate::segments::{Segment, Shared};
 
-/// Places looked up at a time.
-const BATCH: usize = 256;
+/// Most places looked up at a time.
+const BATCH: u64 = 10_001;
 
 /// Which events of a stream or a partition a page wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ struct Filling {
 impl Filling {
     fn new(count: usize) -> Self {
         Self { page: Page::default(), count, bytes: 0 }
+    }
+
+    /// How many more events are looked at: those the page takes and one to know of.
+    fn wants(&self) -> usize {
+        self.count.saturating_sub(self.page.events.len()).saturating_add(1)
     }
 
     /// Takes an event, or notes that there is one more than the page takes.
@@ -115,29 +120,32 @@ impl Reader {
             let Some((first, next)) = segment.lane(partition) else { continue };
             let (mut low, mut high) = (scan.from.max(first), end.min(next));
             while low < high {
+                let wanted = (filling.wants() as u64).clamp(1, BATCH);
                 let (from, to) = if scan.reverse {
-                    (low.max(high.saturating_sub(BATCH as u64)), high)
+                    (low.max(high.saturating_sub(wanted)), high)
                 } else {
-                    (low, high.min(low + BATCH as u64))
+                    (low, high.min(low + wanted))
                 };
                 let mut places = segment.lane_places(partition, from, (to - from) as usize)?;
                 if places.len() as u64 != to - from {
                     return Err(self.disagree(format!("partition {partition} at {from}")));
                 }
-                places.dedup();
-                let transactions = fetch(&self.shared, segment, &places)?;
-                let events = transactions.iter().flat_map(|t| &t.events).filter(|event| {
-                    event.partition() == partition && (from..to).contains(&event.sequence())
-                });
-                let events: Vec<&Event> = events.collect();
-                let gapless = events.iter().zip(from..).all(|(e, n)| e.sequence() == n);
-                if events.len() as u64 != to - from || !gapless {
-                    return Err(self.disagree(format!("partition {partition} at {from}")));
+                if scan.reverse {
+                    places.reverse();
                 }
-                for event in in_order(&events, scan.reverse) {
-                    if filling.push(event).is_break() {
-                        return Ok(filling.page);
+                let mut sequences = 0..to - from;
+                let taken = fetch(&self.shared, segment, &places, &mut |transaction, _| {
+                    let at = sequences.next().unwrap_or(0);
+                    let sequence = if scan.reverse { to - 1 - at } else { from + at };
+                    let found = sequence.checked_sub(transaction.first_sequence);
+                    let event = found.and_then(|n| transaction.events.get(n as usize));
+                    match event.filter(|event| event.partition() == partition) {
+                        Some(event) => Ok(filling.push(event)),
+                        None => Err(self.disagree(format!("partition {partition} at {sequence}"))),
                     }
+                })?;
+                if taken.is_break() {
+                    return Ok(filling.page);
                 }
                 if scan.reverse {
                     high = from;
@@ -226,21 +234,27 @@ impl Reader {
     pub fn transaction_of(&self, id: Uuid) -> Result<Option<Transaction>, ReadError> {
         let key = event_id_hash(DEFAULT_NAMESPACE, id);
         let list = self.shared.list.load_full();
+        let mut owner = None;
         for segment in list.iter().rev() {
-            let mut places = segment.key_places(key)?;
-            places.sort_unstable();
-            for transaction in fetch(&self.shared, segment, &places)? {
-                let committed = transaction.first_sequence < self.next_sequence(transaction.partition);
+            let places = segment.key_places(key)?;
+            let found = fetch(&self.shared, segment, &places, &mut |transaction, _| {
+                let partition = transaction.partition;
+                let committed = transaction.first_sequence < self.next_sequence(partition);
                 if committed && transaction.events.iter().any(|event| event.id() == id) {
-                    return Ok(Some(transaction));
+                    owner = Some(transaction.clone());
+                    return Ok(ControlFlow::Break(()));
                 }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if found.is_break() {
+                break;
             }
         }
-        Ok(None)
+        Ok(owner)
     }
 
     /// Shows `visit` the committed events of a stream within the bounds, in order, until it
-    /// breaks. The count of `scan` is the visitor's business.
+    /// breaks. The count of `scan` tells how many are wanted, roughly.
     fn visit_stream(
         &self,
         stream: &str,
@@ -248,58 +262,109 @@ impl Reader {
         scan: Scan,
         visit: &mut dyn FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let group = stream_hash(DEFAULT_NAMESPACE, stream);
-        let watermark = self.next_sequence(partition);
-        let batch = BATCH.min(scan.count.saturating_add(1)).max(2);
+        let mut walk = StreamWalk {
+            reader: self,
+            stream,
+            partition,
+            group: stream_hash(DEFAULT_NAMESPACE, stream),
+            watermark: self.next_sequence(partition),
+            scan,
+            last: None,
+        };
         let list = self.shared.list.load_full();
-        let mut version = if scan.reverse { scan.to } else { scan.from };
         for segment in in_order(&list, scan.reverse) {
-            loop {
-                let mut found =
-                    segment.postings(group, partition, version, batch, scan.reverse)?;
-                let full = found.len() == batch;
-                let Some((last, _)) = found.last().copied() else { break };
-                // Two streams with one hash may both have the last version, one of them behind
-                // this batch: leave that version to the next one.
-                if full && found.first().is_some_and(|(first, _)| *first != last) {
-                    found.retain(|(v, _)| *v != last);
-                }
-                found.retain(|(v, _)| (scan.from..=scan.to).contains(v));
-                let mut places: Vec<u32> = found.iter().map(|(_, place)| *place).collect();
-                places.sort_unstable();
-                places.dedup();
-                let transactions = fetch(&self.shared, segment, &places)?;
-                for (v, place) in &found {
-                    let at = places.binary_search(place).unwrap_or(0);
-                    let events = transactions.get(at).map_or(&[][..], |t| &t.events);
-                    let event = events.iter().find(|event| {
-                        event.version() == *v
-                            && event.stream() == stream
-                            && event.partition() == partition
-                            && event.sequence() < watermark
-                    });
-                    if let Some(event) = event
-                        && visit(event).is_break()
-                    {
-                        return Ok(());
-                    }
-                }
-                if !full {
-                    break;
-                }
-                let step = found.last().map_or(last, |(v, _)| *v);
-                let next = if scan.reverse { step.checked_sub(1) } else { step.checked_add(1) };
-                match next {
-                    Some(next) => version = next,
-                    None => return Ok(()),
-                }
+            if walk.segment(segment, visit)?.is_break() {
+                break;
             }
         }
         Ok(())
     }
 
-    fn disagree(&self, what: String) -> ReadError {
+    pub(crate) fn disagree(&self, what: String) -> ReadError {
         ReadError::Disagree { bucket: self.shared.settings.identity.bucket.0, what }
+    }
+}
+
+/// A walk over the versions of one stream, segment by segment.
+struct StreamWalk<'a> {
+    reader: &'a Reader,
+    stream: &'a str,
+    partition: PartitionId,
+    group: u64,
+    watermark: u64,
+    scan: Scan,
+    /// The version shown last.
+    last: Option<u64>,
+}
+
+impl StreamWalk<'_> {
+    /// Shows what one segment has; breaks when there can be no more, or the visitor has enough.
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        visit: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        let Scan { from, to, count, reverse } = self.scan;
+        let mut limit = count.saturating_add(1).clamp(2, BATCH as usize);
+        let mut version = if reverse { to } else { from };
+        loop {
+            let mut found =
+                segment.postings(self.group, self.partition, version, limit, reverse)?;
+            let full = found.len() == limit;
+            let (Some(first), Some(last)) = (found.first(), found.last()) else { break };
+            let (first, last) = (first.0, last.0);
+            if !(from..=to).contains(&first) {
+                // Nothing more within the bounds, here or in later segments.
+                return Ok(ControlFlow::Break(()));
+            }
+            // Streams with one hash may all have the last version, some of them behind this batch.
+            if full && first == last {
+                limit = limit.saturating_mul(2);
+                continue;
+            }
+            if full {
+                found.retain(|(v, _)| *v != last);
+            }
+            found.retain(|(v, _)| (from..=to).contains(v));
+            let places: Vec<u32> = found.iter().map(|(_, place)| *place).collect();
+            let mut versions = found.iter().map(|(v, _)| *v);
+            let shown = fetch(&self.reader.shared, segment, &places, &mut |transaction, _| {
+                let wanted = versions.next().unwrap_or(0);
+                self.candidate(transaction, wanted, visit)
+            })?;
+            if shown.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if !full {
+                break;
+            }
+            version = last;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Shows the event that a posting promised, if it is this stream's and not another one's with
+    /// the same hash.
+    fn candidate(
+        &mut self,
+        transaction: &Transaction,
+        version: u64,
+        visit: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        let event = transaction.events.iter().find(|event| {
+            event.version() == version
+                && event.stream() == self.stream
+                && event.partition() == self.partition
+                && event.sequence() < self.watermark
+        });
+        let Some(event) = event else { return Ok(ControlFlow::Continue(())) };
+        let follows = self.last.is_none_or(|last| last.abs_diff(version) == 1);
+        if !follows {
+            let what = format!("stream {} around version {version}", self.stream);
+            return Err(self.reader.disagree(what));
+        }
+        self.last = Some(version);
+        Ok(visit(event))
     }
 }
 
@@ -307,15 +372,4 @@ impl Reader {
 fn in_order<T>(items: &[T], reverse: bool) -> impl Iterator<Item = &T> {
     let n = items.len();
     (0..n).map(move |i| &items[if reverse { n - 1 - i } else { i }])
-}
-
-/// The segments of a bucket, for tests of what is open and what is sealed.
-impl Reader {
-    /// Numbers of the segments, ascending, each with whether it is sealed.
-    #[must_use]
-    pub fn segments(&self) -> Vec<(u64, bool)> {
-        let sealed =
-            |s: &Segment| matches!(s.index(), crate::segments::SegmentIndex::Sealed(_));
-        self.shared.list.load().iter().map(|s| (s.number(), sealed(s))).collect()
-    }
 }

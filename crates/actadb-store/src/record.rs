@@ -267,7 +267,8 @@ fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
         let payload = span(&mut cursor, payload_bytes)?;
         let stream = streams.get_mut(ordinal)?;
         let version = stream.next_version;
-        stream.next_version = version.checked_add(1)?;
+        // The last version there can be is followed by none.
+        stream.next_version = version.wrapping_add(1);
         let head = EventHead {
             id,
             partition_key,

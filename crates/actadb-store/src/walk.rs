@@ -2,6 +2,7 @@
 
 use actadb_log::error::{Damage, LogError};
 use actadb_log::format::FRAME_HEADER_BYTES;
+use actadb_log::recover::unused_segment;
 use actadb_log::scan::{Found, Frame, Scanner, Tip};
 use actadb_log::segment::{read_header, segment_numbers};
 use actadb_log::writer::{FullSegment, LogSettings};
@@ -20,8 +21,10 @@ pub enum Step<'a> {
     SegmentEnd {
         /// What the segment turned out to be.
         segment: FullSegment,
-        /// Whether another segment follows.
+        /// Whether it is the newest one.
         last: bool,
+        /// Whether everything in it could be read.
+        whole: bool,
     },
     /// Something that is not right. The walk goes on behind it where it can.
     Bad {
@@ -41,7 +44,15 @@ pub fn walk(
     synced_index: u64,
     visit: &mut dyn FnMut(Step<'_>),
 ) -> Result<Tip, LogError> {
-    let numbers = segment_numbers(&*settings.disk, &settings.dir)?;
+    let mut numbers = segment_numbers(&*settings.disk, &settings.dir)?;
+    // Files allocated ahead, or begun and never synced, are no part of the log.
+    let mut unused = Vec::new();
+    while let Some(last) = numbers.last().copied()
+        && let Some(found) = unused_segment(settings, last)?
+    {
+        unused.push(found);
+        numbers.pop();
+    }
     let seed = settings.identity.checksum_seed();
     let mut tip = Tip::default();
     let mut expected = 1;
@@ -65,12 +76,8 @@ pub fn walk(
         };
         let read = LogError::io("read", &path);
         let Some(header) = header else {
-            let mut scanner = Scanner::new(file, seed, tip).map_err(read)?;
-            let durable = scanner.durable_behind(0).map_err(LogError::io("read", &path))?;
-            let torn = last && durable <= tip.index;
-            if !torn {
-                visit(Step::Bad { damage: Damage::new(&path, 0, "no header"), torn });
-            }
+            let damage = Damage::new(&path, 0, "the segment has no header");
+            visit(Step::Bad { damage, torn: false });
             continue;
         };
         if header.first_index != tip.index + 1 || header.previous_checksum != tip.checksum {
@@ -83,6 +90,7 @@ pub fn walk(
             };
         }
         let mut scanner = Scanner::new(file, seed, tip).map_err(read)?;
+        let mut whole = true;
         loop {
             match scanner.step().map_err(LogError::io("read", &path))? {
                 Found::Frame(frame) => show(*number, frame, visit),
@@ -92,10 +100,17 @@ pub fn walk(
                     let offset = scanner.offset();
                     let durable =
                         scanner.durable_behind(offset).map_err(LogError::io("read", &path))?;
-                    let torn = last && durable.max(synced_index) < index;
+                    let proven = unused.iter().map(|unused| unused.durable).max();
+                    let proven = durable.max(synced_index).max(proven.unwrap_or(0));
+                    let torn = last && proven < index;
                     let what = format!("{what}, entry {index} expected");
                     visit(Step::Bad { damage: Damage::new(&path, offset, what), torn });
+                    whole = torn;
                     break;
+                }
+                Found::Newer(found) => {
+                    let known = actadb_log::format::FORMAT_VERSION;
+                    return Err(LogError::NewerFormat { path, found, known });
                 }
             }
         }
@@ -107,7 +122,12 @@ pub fn walk(
             tip,
             bytes: scanner.offset(),
         };
-        visit(Step::SegmentEnd { segment, last });
+        visit(Step::SegmentEnd { segment, last, whole });
+    }
+    for file in unused.into_iter().filter(|file| file.end > 0) {
+        let torn = file.durable <= tip.index;
+        let damage = Damage::new(&file.path, 0, "a segment whose header was never synced");
+        visit(Step::Bad { damage, torn });
     }
     if tip.index < synced_index {
         let path = settings.segment_path(numbers.last().copied().unwrap_or(1));

@@ -42,7 +42,7 @@ fn meta() -> Meta {
 
 fn open(disk: &SimDisk) -> Result<(Directory, OpenedBucket), OpenError> {
     let directory = Directory::open_or_create(Arc::new(disk.clone()), root(), meta())?;
-    let bucket = open_bucket(&directory, BUCKET, Uuid::from_u128(5))?;
+    let bucket = open_bucket(&directory, BUCKET)?;
     Ok((directory, bucket))
 }
 
@@ -380,4 +380,39 @@ fn counts_are_fixed_and_a_directory_is_locked_once() {
     host.disk.remove(&root().join("meta")).expect("remove");
     let refused = Directory::open_or_create(Arc::new(host.disk.clone()), root(), meta());
     assert!(matches!(refused, Err(OpenError::NoMeta(_))));
+}
+
+#[test]
+fn a_lost_bucket_directory_is_damage_and_not_an_empty_bucket() {
+    let (mut host, mut dice) = filled(3);
+    host.bucket = None;
+    host.directory = None;
+    host.disk.power_loss(&mut dice);
+    let dir = bucket_dir(root(), BUCKET);
+    for path in host.disk.files() {
+        if path.starts_with(&dir) {
+            host.disk.remove(&path).expect("remove");
+        }
+    }
+    let error = open(&host.disk).err().expect("refused").to_string();
+    assert!(error.contains("bucket-001") && error.contains("missing"), "{error}");
+}
+
+#[test]
+fn a_page_of_large_transactions_holds_only_what_it_shows() {
+    let (host, _) = filled(60);
+    let reader = host.reader();
+    let all = host.model.events(PARTITIONS[0]);
+    for reverse in [false, true] {
+        let scan = Scan { from: 0, to: u64::MAX, count: 1, reverse };
+        let page = reader.read_partition(PARTITIONS[0], scan).expect("reads");
+        assert!(page.has_more);
+        let wanted = if reverse { all.last() } else { all.first() };
+        assert_eq!(Some(page.events[0].as_ref()), wanted.copied());
+    }
+    // Bounds end a walk over a stream, in both directions.
+    let scan = Scan { from: 2, to: 3, count: 100, reverse: true };
+    let page = reader.read_stream("s1", PARTITIONS[0], scan).expect("reads");
+    let versions: Vec<u64> = page.events.iter().map(Event::version).collect();
+    assert_eq!((versions, page.has_more), (vec![3, 2], false));
 }

@@ -115,7 +115,7 @@ impl Database {
         let mut opened = Vec::new();
         for bucket in partitioning.all_buckets() {
             let directory = directory.clone();
-            let job = move || open_bucket(&directory, bucket, Uuid::new_v4());
+            let job = move || open_bucket(&directory, bucket);
             let outcome = executor.read(job).await;
             opened.push((bucket, outcome));
         }
@@ -544,7 +544,7 @@ fn is_damage(error: &actadb_store::error::OpenError) -> bool {
 }
 
 fn report(bucket: BucketId, opened: &OpenedBucket) {
-    if let Some(torn) = &opened.torn {
+    for torn in &opened.torn {
         tracing::warn!(
             bucket = bucket.0,
             file = %torn.file.display(),

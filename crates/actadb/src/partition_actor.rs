@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::executor::Executor;
-use crate::segment_writer_actor::{Proposals, SegmentWriterActor};
+use crate::segment_writer_actor::{Proposals, SegmentWriterActor, WantSync};
 use crate::status::BucketBoard;
 
 /// The appends of one connection for one partition, answered together.
@@ -66,6 +66,10 @@ impl PartitionActor {
         for output in outputs {
             match output {
                 PartitionOutput::Propose(proposal) => proposals.push(proposal),
+                PartitionOutput::WantSync => {
+                    // Full or gone: the retry is answered by its timeout, and asks again.
+                    let _ = self.writer.tell(WantSync).try_send();
+                }
                 PartitionOutput::Fetch { fetch, keys } => self.fetch(fetch, keys),
                 PartitionOutput::Answer { token, results } => {
                     if let Some((reply, permit)) = self.replies.remove(&token) {

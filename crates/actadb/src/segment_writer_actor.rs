@@ -23,6 +23,10 @@ use crate::status::BucketBoard;
 #[derive(Debug)]
 pub(crate) struct Proposals(pub(crate) Vec<Proposal>);
 
+/// Sync what is written: a retry waits for it.
+#[derive(Debug)]
+pub(crate) struct WantSync;
+
 /// Close the bucket for good.
 #[derive(Debug)]
 pub(crate) struct Close(pub(crate) ClosedReason);
@@ -156,6 +160,14 @@ impl Message<Proposals> for SegmentWriterActor {
         for proposal in proposals {
             self.step(WriterInput::Propose(proposal));
         }
+    }
+}
+
+impl Message<WantSync> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, _: WantSync, _: &mut Context<Self, ()>) {
+        self.step(WriterInput::WantSync);
     }
 }
 
