@@ -555,7 +555,7 @@ fn run(seed: u64, fsync: FsyncMode, steps: u64) -> World {
 #[test]
 fn what_clients_were_told_is_what_is_there() {
     let seeds: u64 =
-        std::env::var("ACTADB_TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+        std::env::var("TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     let (mut acknowledged, mut crashes) = (0, 0);
     for seed in 0..seeds {
         let fsync = match seed % 5 {

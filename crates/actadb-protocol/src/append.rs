@@ -79,7 +79,12 @@ struct ParsedEvent {
 
 /// `<stream> <name>` and the options behind them.
 fn event(arguments: &mut Arguments<'_>, with_key: bool) -> Result<ParsedEvent, ErrorReply> {
-    let stream = stream_id(arguments.take()?)?;
+    let first = arguments.take()?;
+    if !with_key && is_word(first, "PARTITION_KEY") {
+        // A stream of that name could only be a mistake: the key of EMAPPEND is its first argument.
+        return Err(arguments.unexpected(first));
+    }
+    let stream = stream_id(first)?;
     let name = event_name(arguments.take()?)?;
     let mut options = EventOptions::new();
     while options.take(arguments, with_key)? {}

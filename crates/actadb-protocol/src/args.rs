@@ -225,7 +225,7 @@ pub enum PartitionSelector {
 /// # Errors
 /// When it is neither.
 pub fn partition(argument: &[u8]) -> Result<PartitionSelector, ErrorReply> {
-    if let Some(number) = decimal(argument) {
+    if argument.len() < 32 && let Some(number) = decimal(argument) {
         let wanted = "a partition number (0 to 65535) or a partition key UUID";
         let id = u16::try_from(number).map_err(|_| bad("partition", wanted, argument))?;
         return Ok(PartitionSelector::Id(PartitionId(id)));

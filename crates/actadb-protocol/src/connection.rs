@@ -49,6 +49,11 @@ pub enum Commands {
     Info(Vec<Bytes>),
 }
 
+fn integer(argument: &[u8]) -> Option<i64> {
+    let plain = argument.first() != Some(&b'+');
+    std::str::from_utf8(argument).ok().filter(|_| plain)?.parse().ok()
+}
+
 /// Parses `HELLO`.
 ///
 /// # Errors
@@ -56,13 +61,13 @@ pub enum Commands {
 pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
     let mut hello = Hello::default();
     if let Some(version) = arguments.next() {
-        hello.protocol = Some(match &version[..] {
-            b"2" => Protocol::Resp2,
-            b"3" => Protocol::Resp3,
-            other if other.iter().all(u8::is_ascii_digit) => {
+        hello.protocol = Some(match integer(version) {
+            Some(2) => Protocol::Resp2,
+            Some(3) => Protocol::Resp3,
+            Some(_) => {
                 return Err(ErrorReply::new(Code::NoProto, "unsupported protocol version"));
             }
-            _ => {
+            None => {
                 let text = "Protocol version is not an integer or out of range";
                 return Err(ErrorReply::new(Code::Err, text));
             }
@@ -90,7 +95,7 @@ pub fn auth(mut arguments: Arguments<'_>) -> Result<(Bytes, Bytes), ErrorReply> 
     match arguments.next() {
         None => Ok((Bytes::from_static(b"default"), first)),
         Some(password) => {
-            arguments.end()?;
+            arguments.end().map_err(|_| ErrorReply::new(Code::Err, "syntax error"))?;
             Ok((first, password.clone()))
         }
     }
@@ -110,6 +115,9 @@ fn connection_name(name: &Bytes) -> Result<Bytes, ErrorReply> {
 /// Redis's words.
 pub fn client(mut arguments: Arguments<'_>) -> Result<Client, ErrorReply> {
     let word = arguments.take()?;
+    let named = ["client|id", "client|info", "client|getname", "client|setname", "client|setinfo"];
+    let full = named.iter().find(|name| is_word(word, &name[7..]));
+    let mut arguments = Arguments::new(full.copied().unwrap_or("client"), arguments.rest());
     let parsed = if is_word(word, "ID") {
         Client::Id
     } else if is_word(word, "INFO") {
@@ -138,6 +146,7 @@ pub fn client(mut arguments: Arguments<'_>) -> Result<Client, ErrorReply> {
 pub fn commands(mut arguments: Arguments<'_>) -> Result<Commands, ErrorReply> {
     let Some(word) = arguments.next() else { return Ok(Commands::All) };
     if is_word(word, "COUNT") {
+        Arguments::new("command|count", arguments.rest()).end()?;
         Ok(Commands::Count)
     } else if is_word(word, "LIST") {
         Ok(Commands::List)
@@ -172,12 +181,12 @@ pub fn config_get(mut arguments: Arguments<'_>) -> Result<Vec<Bytes>, ErrorReply
 pub fn select(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
     let index = arguments.take()?.clone();
     arguments.end()?;
-    match &index[..] {
-        b"0" => Ok(()),
-        other if other.iter().all(u8::is_ascii_digit) => {
+    match integer(&index) {
+        Some(0) => Ok(()),
+        Some(_) => {
             Err(ErrorReply::new(Code::Err, "DB index is out of range"))
         }
-        _ => Err(ErrorReply::new(Code::Err, "value is not an integer or out of range")),
+        None => Err(ErrorReply::new(Code::Err, "value is not an integer or out of range")),
     }
 }
 
@@ -187,5 +196,8 @@ pub fn select(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
 /// Redis's words.
 pub fn module_list(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
     let word = arguments.take()?;
-    if is_word(word, "LIST") { Ok(()) } else { Err(ErrorReply::unknown_subcommand("MODULE", word)) }
+    if !is_word(word, "LIST") {
+        return Err(ErrorReply::unknown_subcommand("MODULE", word));
+    }
+    Arguments::new("module|list", arguments.rest()).end()
 }

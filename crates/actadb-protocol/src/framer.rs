@@ -18,6 +18,8 @@ pub struct Limits {
     pub request_bytes: usize,
     /// Longest inline command in bytes.
     pub inline_bytes: usize,
+    /// Whether these are the limits before AUTH, for the words of an error.
+    pub unauthenticated: bool,
 }
 
 impl Default for Limits {
@@ -27,6 +29,7 @@ impl Default for Limits {
             bulk_bytes: 16 << 20,
             request_bytes: 64 << 20,
             inline_bytes: 64 << 10,
+            unauthenticated: false,
         }
     }
 }
@@ -35,7 +38,13 @@ impl Limits {
     /// What a client may send before it has authenticated, as in Redis.
     #[must_use]
     pub fn unauthenticated(self) -> Self {
-        Self { arguments: 16, bulk_bytes: 4096, request_bytes: 4096, inline_bytes: 4096 }
+        Self {
+            arguments: self.arguments.min(16),
+            bulk_bytes: self.bulk_bytes.min(4096),
+            request_bytes: self.request_bytes.min(4096),
+            inline_bytes: self.inline_bytes.min(4096),
+            unauthenticated: true,
+        }
     }
 }
 
@@ -112,8 +121,7 @@ impl Framer {
                     let Some(count) = self.read_length("multibulk")? else { return Ok(None) };
                     let limit = i64::try_from(self.limits.arguments).unwrap_or(i64::MAX);
                     if count > limit {
-                        let what = if self.limits.bulk_bytes <= 4096 { "unauthenticated " } else { "invalid " };
-                        return Err(ProtocolError(format!("{what}multibulk length")));
+                        return Err(self.over("multibulk"));
                     }
                     // An empty or null array is no request; Redis skips it.
                     if let Ok(missing @ 1..) = usize::try_from(count) {
@@ -177,7 +185,7 @@ impl Framer {
         let invalid = || ProtocolError("invalid bulk length".into());
         let length = usize::try_from(length).map_err(|_| invalid())?;
         if length > self.limits.bulk_bytes {
-            return Err(invalid());
+            return Err(self.over("bulk"));
         }
         // What an argument costs beside its bytes counts, too: a million empty ones are not free.
         let held = array.bytes + array.arguments.len() * size_of::<Bytes>();
@@ -187,10 +195,16 @@ impl Framer {
         Ok(Some(length))
     }
 
+    fn over(&self, what: &str) -> ProtocolError {
+        let why = if self.limits.unauthenticated { "unauthenticated" } else { "invalid" };
+        ProtocolError(format!("{why} {what} length"))
+    }
+
     /// The number behind `*` or `$`, with its line taken.
     fn read_length(&mut self, what: &str) -> Result<Option<i64>, ProtocolError> {
         let limit = LENGTH_LINE_BYTES;
-        let Some(line) = self.read_line(limit, || format!("too big {what} count string"))? else {
+        let word = if what == "multibulk" { "mbulk" } else { what };
+        let Some(line) = self.read_line(limit, || format!("too big {word} count string"))? else {
             return Ok(None);
         };
         let text = line.get(1..).unwrap_or_default();
@@ -207,6 +221,9 @@ impl Framer {
         };
         let arguments = split_inline(&line)
             .ok_or_else(|| ProtocolError("unbalanced quotes in request".into()))?;
+        if arguments.len() > self.limits.arguments {
+            return Err(self.over("multibulk"));
+        }
         Ok(Some(arguments))
     }
 
@@ -245,19 +262,19 @@ fn split_inline(line: &[u8]) -> Option<Vec<Bytes>> {
     let mut rest = line;
     loop {
         rest = rest.trim_ascii_start();
-        let Some(first) = rest.first() else { return Some(words) };
-        let mut word = Vec::new();
-        match first {
-            b'"' => rest = double_quoted(rest.get(1..)?, &mut word)?,
-            b'\'' => rest = single_quoted(rest.get(1..)?, &mut word)?,
-            _ => {
-                let end = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
-                let (plain, behind) = rest.split_at(end);
-                word.extend_from_slice(plain);
-                rest = behind;
-            }
+        if rest.is_empty() {
+            return Some(words);
         }
-        // A closing quote must end the word.
+        let mut word = Vec::new();
+        // A quote opens anywhere in a word, and its end must be the word's.
+        let plain = rest.iter().position(|b| b.is_ascii_whitespace() || matches!(b, b'"' | b'\''));
+        let (plain, behind) = rest.split_at(plain.unwrap_or(rest.len()));
+        word.extend_from_slice(plain);
+        rest = match behind {
+            [b'"', quoted @ ..] => double_quoted(quoted, &mut word)?,
+            [b'\'', quoted @ ..] => single_quoted(quoted, &mut word)?,
+            _ => behind,
+        };
         if rest.first().is_some_and(|byte| !byte.is_ascii_whitespace()) {
             return None;
         }

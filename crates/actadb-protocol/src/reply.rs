@@ -25,6 +25,8 @@ pub enum Reply {
     Error(ErrorReply),
     /// A number.
     Integer(u64),
+    /// A number that may be negative.
+    Signed(i64),
     /// Bytes.
     Bulk(Bytes),
     /// Text that a person reads; `INFO` and `CLIENT LIST`.
@@ -63,14 +65,17 @@ impl Reply {
     /// Appends the bytes of the answer.
     pub fn write(&self, protocol: Protocol, out: &mut BytesMut) {
         // Encoding fails only for frames that this type cannot make.
-        match protocol {
+        let end = match protocol {
             Protocol::Resp2 => {
-                let _ = redis_protocol::resp2::encode::extend_encode(out, &self.frame2(), false);
+                redis_protocol::resp2::encode::extend_encode(out, &self.frame2(), false)
             }
             Protocol::Resp3 => {
                 let frame = self.frame3();
-                let _ = redis_protocol::resp3::encode::complete::extend_encode(out, &frame, false);
+                redis_protocol::resp3::encode::complete::extend_encode(out, &frame, false)
             }
+        };
+        if let Ok(end) = end {
+            out.truncate(end);
         }
     }
 
@@ -79,6 +84,7 @@ impl Reply {
             Self::Simple(text) => Frame2::SimpleString(one_line(text)),
             Self::Error(error) => Frame2::Error(one_line_text(&error.to_string()).into()),
             Self::Integer(number) => Frame2::Integer(signed(*number)),
+            Self::Signed(number) => Frame2::Integer(*number),
             Self::Bulk(bytes) => Frame2::BulkString(bytes.clone()),
             Self::Text(text) => Frame2::BulkString(Bytes::from(text.clone())),
             Self::Null => Frame2::Null,
@@ -101,6 +107,7 @@ impl Reply {
                 attributes,
             },
             Self::Integer(number) => Frame3::Number { data: signed(*number), attributes },
+            Self::Signed(number) => Frame3::Number { data: *number, attributes },
             Self::Bulk(bytes) => Frame3::BlobString { data: bytes.clone(), attributes },
             Self::Text(text) => Frame3::VerbatimString {
                 data: Bytes::from(text.clone()),

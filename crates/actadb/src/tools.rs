@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actadb_disk::os::OsDisk;
 use actadb_model::ids::BucketId;
+pub use actadb_log::error::Damage;
 pub use actadb_store::check::BucketReport;
 use actadb_store::check::check_bucket;
 pub use actadb_store::error::OpenError;

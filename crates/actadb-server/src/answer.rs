@@ -1,0 +1,211 @@
+//! Carrying out commands through the `Database` handle, and writing their answers.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actadb::database::Database;
+use actadb::error::ReadError;
+use actadb::model::ids::PartitionId;
+use actadb::model::outcome::AppendResult;
+use actadb::reads::{Page, ReadPartition, ReadStream, Scan};
+use actadb_protocol::args::PartitionSelector;
+use actadb_protocol::error::{Code, ErrorReply};
+use actadb_protocol::event::{
+    write_appended, write_appended_many, write_event_or_null, write_page,
+};
+use actadb_protocol::read::{ScanRange, StreamScan};
+use actadb_protocol::reply::{Protocol, Reply};
+use actadb_protocol::request::Request;
+use bytes::{Bytes, BytesMut};
+
+use crate::registry::Registry;
+use crate::settings::Settings;
+
+/// What answering takes.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The database.
+    pub database: Database,
+    /// The effective configuration.
+    pub settings: Arc<Settings>,
+    /// The server's counters.
+    pub registry: Arc<Registry>,
+}
+
+fn read_error(error: &ReadError) -> ErrorReply {
+    let code = match error {
+        ReadError::NoSuchPartition { .. } => Code::InvalidArg,
+        ReadError::Corrupt(_) | ReadError::Closed { .. } => Code::Corrupt,
+        ReadError::Failed(_) => Code::ReadErr,
+    };
+    ErrorReply::new(code, error.to_string())
+}
+
+impl Context {
+    /// Carries out a command that is neither an append nor about the connection, and writes its
+    /// answer.
+    pub async fn answer(&self, request: Request, protocol: Protocol, out: &mut BytesMut) {
+        let start = out.len();
+        if let Err(error) = self.try_answer(request, protocol, out).await {
+            out.truncate(start);
+            self.write_error(error, protocol, out);
+        }
+    }
+
+    /// Writes an error, and counts it.
+    pub fn write_error(&self, error: ErrorReply, protocol: Protocol, out: &mut BytesMut) {
+        self.registry.count_error(error.code);
+        Reply::Error(error).write(protocol, out);
+    }
+
+    /// Writes the answer of an append; `many`: it was an EMAPPEND.
+    pub fn write_append(
+        &self,
+        result: AppendResult,
+        many: bool,
+        protocol: Protocol,
+        out: &mut BytesMut,
+    ) {
+        match result {
+            Ok(appended) if many => write_appended_many(&appended, protocol, out),
+            Ok(appended) => write_appended(&appended, protocol, out),
+            Err(error) => self.write_error(error.into(), protocol, out),
+        }
+    }
+
+    async fn try_answer(
+        &self,
+        request: Request,
+        protocol: Protocol,
+        out: &mut BytesMut,
+    ) -> Result<(), ErrorReply> {
+        let database = &self.database;
+        let reply = match request {
+            Request::Get(id) => {
+                let event = database.get(id).await.map_err(|error| read_error(&error))?;
+                write_event_or_null(event.as_ref().map(|event| event.as_ref()), protocol, out);
+                return Ok(());
+            }
+            Request::ScanStream(StreamScan { stream, partition_key, range }) => {
+                let read = ReadStream { stream, partition_key, scan: scan(range) };
+                let page = database.read_stream(read).await.map_err(|error| read_error(&error))?;
+                write_events(&page, protocol, out);
+                return Ok(());
+            }
+            Request::ScanPartition(selector, range) => {
+                let partition = self.partition(selector);
+                let read = ReadPartition { partition, scan: scan(range) };
+                let page =
+                    database.read_partition(read).await.map_err(|error| read_error(&error))?;
+                write_events(&page, protocol, out);
+                return Ok(());
+            }
+            Request::StreamVersion(stream, key) => {
+                let version = database.stream_version(stream, key).await;
+                Reply::number_or_null(version.map_err(|error| read_error(&error))?)
+            }
+            Request::PartitionSequence(selector) => {
+                let last = database.partition_sequence(self.partition(selector));
+                Reply::number_or_null(last.map_err(|error| read_error(&error))?)
+            }
+            Request::Ping(None) => Reply::Simple("PONG".into()),
+            Request::Ping(Some(message)) | Request::Echo(message) => Reply::Bulk(message),
+            Request::Select => Reply::ok(),
+            Request::Commands(commands) => crate::session::commands(&commands),
+            Request::Info(sections) => Reply::Text(crate::info::text(self, &sections)),
+            Request::ConfigGet(patterns) => self.config_get(&patterns),
+            Request::DbSize => Reply::Integer(self.event_count()),
+            Request::Time => time(),
+            Request::ModuleList => Reply::Array(Vec::new()),
+            Request::Role => {
+                Reply::Array(vec![Reply::bulk("master"), Reply::Integer(0), Reply::Array(vec![])])
+            }
+            Request::Append(_)
+            | Request::AppendMany(_)
+            | Request::Hello(_)
+            | Request::Auth(..)
+            | Request::Quit
+            | Request::Reset
+            | Request::Client(_) => {
+                return Err(ErrorReply::new(Code::Err, "the command came the wrong way"));
+            }
+        };
+        reply.write(protocol, out);
+        Ok(())
+    }
+
+    fn partition(&self, selector: PartitionSelector) -> PartitionId {
+        match selector {
+            PartitionSelector::Id(id) => id,
+            PartitionSelector::Key(key) => self.database.partitioning().partition_of(key),
+        }
+    }
+
+    /// Committed events of the buckets that are open.
+    #[must_use]
+    pub fn event_count(&self) -> u64 {
+        let partitions = (0..self.database.partitioning().partitions()).map(PartitionId);
+        partitions
+            .filter_map(|partition| self.database.partition_sequence(partition).ok().flatten())
+            .map(|last| last + 1)
+            .sum()
+    }
+
+    fn config_get(&self, patterns: &[Bytes]) -> Reply {
+        let mut pairs = crate::settings_load::pairs(&self.settings);
+        // What tools written for Redis ask for.
+        let max_clients = self.settings.network.max_clients.to_string();
+        let for_redis = [
+            ("appendonly", "yes".to_owned()),
+            ("databases", "1".to_owned()),
+            ("maxclients", max_clients),
+            ("maxmemory", "0".to_owned()),
+            ("save", String::new()),
+        ];
+        pairs.extend(for_redis.map(|(key, value)| (key.to_owned(), value)));
+        let wanted = |key: &str| patterns.iter().any(|pattern| matches(pattern, key.as_bytes()));
+        let found = pairs.into_iter().filter(|(key, _)| wanted(key));
+        Reply::Map(found.map(|(key, value)| (Reply::bulk(key), Reply::bulk(value))).collect())
+    }
+}
+
+fn scan(range: ScanRange) -> Scan {
+    Scan { from: range.start, to: range.end, count: range.count, reverse: range.reverse }
+}
+
+fn write_events(page: &Page, protocol: Protocol, out: &mut BytesMut) {
+    write_page(page.has_more, page.events.iter().map(|event| event.as_ref()), protocol, out);
+}
+
+fn time() -> Reply {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = now.subsec_micros().to_string();
+    Reply::Array(vec![Reply::bulk(now.as_secs().to_string()), Reply::bulk(micros)])
+}
+
+/// Redis's glob with `*` and `?`, in any case.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => {
+            (0..=text.len()).any(|n| matches(rest, text.get(n..).unwrap_or_default()))
+        }
+        ([b'?', rest @ ..], [_, text @ ..]) => matches(rest, text),
+        ([p, rest @ ..], [t, text @ ..]) if p.eq_ignore_ascii_case(t) => matches(rest, text),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn globs_match_as_in_redis() {
+        assert!(matches(b"*", b"network.max_clients"));
+        assert!(matches(b"max*", b"maxmemory"));
+        assert!(matches(b"MAXMEM?RY", b"maxmemory"));
+        assert!(!matches(b"max", b"maxmemory"));
+        assert!(!matches(b"*x?", b"x"));
+    }
+}

@@ -1,0 +1,116 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench::BenchArgs;
+use crate::check::CheckArgs;
+use crate::dump::DumpArgs;
+use crate::import::ImportArgs;
+use crate::ping::PingArgs;
+use crate::settings_load::{Flags, Loaded, load, show};
+
+/// An event store that any Redis client can write, read and follow.
+///
+/// Without a subcommand it serves.
+#[derive(Debug, Parser)]
+#[command(name = "actadb", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags of the server; they win over the environment and the file.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// A TOML file with configuration keys; config/default.toml explains them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data directory [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS")]
+    client_address: Option<String>,
+    /// Filter of the log [default: info,kameo=warn]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Listen beyond loopback without a password
+    #[arg(long)]
+    allow_unauthenticated: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask a running server whether it answers
+    Ping(PingArgs),
+    /// Check every frame, record and index of a stopped database
+    Check(CheckArgs),
+    /// Print the frames and events of a stopped database
+    Dump(DumpArgs),
+    /// Append events from JSON lines; running it again doubles nothing
+    Import(ImportArgs),
+    /// Measure a running server
+    Bench(BenchArgs),
+    /// Tell about the configuration
+    Config(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective values and where each came from
+    Show(ServeArgs),
+}
+
+impl ServeArgs {
+    fn flags(self) -> Flags {
+        Flags {
+            config: self.config,
+            dir: self.dir,
+            client_address: self.client_address,
+            log: self.log,
+            allow_unauthenticated: self.allow_unauthenticated,
+        }
+    }
+}
+
+fn loaded(args: ServeArgs) -> Result<Loaded, ExitCode> {
+    load(&args.flags(), None).map_err(|error| {
+        eprintln!("{error}");
+        ExitCode::from(2)
+    })
+}
+
+/// Runs what the command line asks for.
+pub async fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        None => match loaded(cli.serve) {
+            Ok(loaded) => crate::serve::run(loaded).await,
+            Err(code) => code,
+        },
+        Some(Command::Ping(args)) => crate::ping::run(args).await,
+        Some(Command::Check(args)) => crate::check::run(&args),
+        Some(Command::Dump(args)) => crate::dump::run(&args),
+        Some(Command::Import(args)) => crate::import::run(args).await,
+        Some(Command::Bench(args)) => crate::bench::run(args).await,
+        Some(Command::Config(ConfigArgs { command: ConfigCommand::Show(args) })) => {
+            match loaded(args) {
+                Ok(loaded) => {
+                    print!("{}", show(&loaded));
+                    ExitCode::SUCCESS
+                }
+                Err(code) => code,
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! One connection: reads requests, carries them out in runs, writes answers in order.
+//!
+//! The commands of a run (appends, or others) are in flight together; a run starts when the one
+//! before is answered. So a pipeline of appends shares its syncs, and a command sees all that its
+//! connection sent before it and nothing that it sent after.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actadb::model::transaction::Transaction;
+use actadb_protocol::catalog;
+use actadb_protocol::error::{Code, ErrorReply};
+use actadb_protocol::framer::{Framer, Limits, ProtocolError};
+use actadb_protocol::reply::Reply;
+use actadb_protocol::request::{Request, parse};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::answer::Context;
+use crate::session::Session;
+
+/// Commands of one connection in flight together.
+const COMMANDS_MAX: usize = 4096;
+/// Bytes of requests of one connection in flight together.
+const REQUEST_BYTES_MAX: usize = 8 << 20;
+/// Reads of one connection in flight together: each may answer 16 MiB.
+const READS_MAX: usize = 16;
+/// Answers are written when they have come to this much, or at the end of a batch.
+const WRITE_BYTES: usize = 256 << 10;
+/// Room for a read from the socket.
+const READ_BYTES: usize = 16 << 10;
+/// A connection this small is not closed for what all together hold.
+const HELD_FREE_BYTES: usize = 64 << 10;
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The client left, or was told to.
+    Closed,
+    /// It does not take its replies, or the socket failed.
+    Io(io::Error),
+    /// It sent something that is not a request.
+    Protocol(ProtocolError),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A request, or why it is none.
+type Parsed = Result<Request, ErrorReply>;
+
+/// A connection being served.
+pub struct Connection<S> {
+    stream: S,
+    framer: Framer,
+    limits: Limits,
+    session: Session,
+    context: Context,
+    stopping: watch::Receiver<bool>,
+    /// Names this connection to the partitions, which keep the order of its appends.
+    order: u64,
+    out: BytesMut,
+    held: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection on an accepted stream.
+    pub fn new(
+        stream: S,
+        session: Session,
+        context: Context,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let limits = context.settings.framer_limits();
+        let order = context.database.connection();
+        let now = if session.is_authenticated() { limits } else { limits.unauthenticated() };
+        Self {
+            stream,
+            framer: Framer::new(now),
+            limits,
+            session,
+            context,
+            stopping,
+            order,
+            out: BytesMut::new(),
+            held: 0,
+        }
+    }
+
+    /// Serves it until it ends.
+    pub async fn run(mut self) {
+        let end = loop {
+            if let Err(end) = self.turn().await {
+                break end;
+            }
+        };
+        match end {
+            End::Protocol(error) => {
+                let error = ErrorReply::new(Code::Err, error.to_string());
+                self.context.write_error(error, self.session.protocol(), &mut self.out);
+                let _ = self.flush().await;
+            }
+            End::Io(error) => {
+                tracing::debug!(connection = self.session.id(), %error, "connection failed");
+            }
+            End::Closed => {}
+        }
+        self.account(0);
+        self.context.registry.disconnect(self.session.id());
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// Reads what is there and carries it out.
+    async fn turn(&mut self) -> Result<(), End> {
+        self.read().await?;
+        loop {
+            let mut commands = 0;
+            let batch = self.next_batch(&mut commands);
+            self.session.count(commands);
+            let (batch, bad) = match batch {
+                Ok(batch) => (batch, None),
+                Err((batch, bad)) => (batch, Some(bad)),
+            };
+            let more = !batch.is_empty();
+            let ends = self.perform(batch).await?;
+            self.flush().await?;
+            if let Some(bad) = bad {
+                return Err(End::Protocol(bad));
+            }
+            if ends {
+                return Err(End::Closed);
+            }
+            if !more {
+                self.account(self.framer.held_bytes());
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), End> {
+        let wants = self.framer.wants().max(READ_BYTES);
+        let idle = self.context.settings.network.idle_timeout_ms;
+        let buffer = self.framer.buffer();
+        // Grow with what arrives, not with what is announced.
+        buffer.reserve(wants.min(buffer.len().max(READ_BYTES)));
+        let read = async {
+            tokio::select! {
+                read = self.stream.read_buf(buffer) => read,
+                _ = self.stopping.wait_for(|stopping| *stopping) => Ok(0),
+            }
+        };
+        let n = match idle {
+            0 => read.await?,
+            idle => match timeout(Duration::from_millis(idle), read).await {
+                Ok(read) => read?,
+                Err(_elapsed) => return Err(End::Closed),
+            },
+        };
+        if n == 0 {
+            return Err(End::Closed);
+        }
+        let held = self.framer.held_bytes();
+        let total = self.account(held);
+        if total > self.context.settings.network.request_memory_bytes && held > HELD_FREE_BYTES {
+            let text = "all connections together hold too many bytes of requests";
+            return Err(End::Protocol(ProtocolError(text.into())));
+        }
+        Ok(())
+    }
+
+    /// Tells how much this connection holds; answers how much all hold.
+    fn account(&mut self, held: usize) -> usize {
+        let total = &self.context.registry.held_bytes;
+        let before = std::mem::replace(&mut self.held, held);
+        if held >= before {
+            total.fetch_add(held - before, Ordering::Relaxed) + (held - before)
+        } else {
+            total.fetch_sub(before - held, Ordering::Relaxed) - (before - held)
+        }
+    }
+
+    /// Requests to be carried out before the next one is looked at: up to a limit, and up to one
+    /// that changes the connection.
+    fn next_batch(
+        &mut self,
+        commands: &mut u64,
+    ) -> Result<VecDeque<Parsed>, (VecDeque<Parsed>, ProtocolError)> {
+        let mut batch = VecDeque::new();
+        let mut bytes = 0;
+        while batch.len() < COMMANDS_MAX && bytes < REQUEST_BYTES_MAX {
+            let arguments = match self.framer.step() {
+                Ok(Some(arguments)) => arguments,
+                Ok(None) => break,
+                Err(error) => return Err((batch, error)),
+            };
+            *commands += 1;
+            bytes += arguments.iter().map(|argument| argument.len()).sum::<usize>();
+            let parsed = self.parse(&arguments);
+            let alone = parsed.as_ref().is_ok_and(Request::runs_alone);
+            batch.push_back(parsed);
+            if alone {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+
+    fn parse(&self, arguments: &[bytes::Bytes]) -> Parsed {
+        if let Some(command) = arguments.first().and_then(|name| catalog::find(name)) {
+            self.context.registry.count_command(command.name);
+        }
+        let request = match parse(arguments) {
+            // Nobody learns the grammar before the password.
+            Err(_) if !self.session.is_authenticated() => {
+                return Err(ErrorReply::new(Code::NoAuth, "Authentication required."));
+            }
+            parsed => parsed?,
+        };
+        self.session.admit(&request)?;
+        Ok(request)
+    }
+
+    /// Carries out a batch, run by run. Answers whether the connection ends.
+    async fn perform(&mut self, mut batch: VecDeque<Parsed>) -> Result<bool, End> {
+        while let Some(parsed) = batch.pop_front() {
+            match parsed {
+                Err(error) => {
+                    self.context.write_error(error, self.session.protocol(), &mut self.out);
+                }
+                Ok(request) if request.runs_alone() => {
+                    let quits = matches!(request, Request::Quit);
+                    let reply = self.session.perform(request);
+                    if let Reply::Error(error) = &reply {
+                        self.context.registry.count_error(error.code);
+                    }
+                    reply.write(self.session.protocol(), &mut self.out);
+                    let authenticated = self.session.is_authenticated();
+                    self.framer.set_limits(match authenticated {
+                        true => self.limits,
+                        false => self.limits.unauthenticated(),
+                    });
+                    if quits {
+                        return Ok(true);
+                    }
+                }
+                Ok(Request::Append(first)) => self.appends(first, false, &mut batch).await,
+                Ok(Request::AppendMany(first)) => self.appends(first, true, &mut batch).await,
+                Ok(first) => self.others(first, &mut batch).await?,
+            }
+            if self.out.len() >= WRITE_BYTES {
+                self.flush().await?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// A run of appends: one message per partition, answered in order.
+    async fn appends(&mut self, first: Transaction, many: bool, batch: &mut VecDeque<Parsed>) {
+        let mut transactions = vec![first];
+        let mut answers: Vec<Result<bool, ErrorReply>> = vec![Ok(many)];
+        while let Some(next) = batch.front() {
+            // A bad command among appends is answered in its place and ends nothing.
+            if !matches!(next, Ok(Request::Append(_) | Request::AppendMany(_)) | Err(_)) {
+                break;
+            }
+            match batch.pop_front() {
+                Some(Ok(Request::Append(transaction))) => {
+                    transactions.push(transaction);
+                    answers.push(Ok(false));
+                }
+                Some(Ok(Request::AppendMany(transaction))) => {
+                    transactions.push(transaction);
+                    answers.push(Ok(true));
+                }
+                Some(Err(error)) => answers.push(Err(error)),
+                _ => break,
+            }
+        }
+        let protocol = self.session.protocol();
+        let results = self.context.database.append_run(self.order, transactions).await;
+        let mut results = results.into_iter();
+        for answer in answers {
+            match (answer, &mut results) {
+                (Err(error), _) => self.context.write_error(error, protocol, &mut self.out),
+                (Ok(many), results) => {
+                    if let Some(result) = results.next() {
+                        self.context.write_append(result, many, protocol, &mut self.out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A run of other commands: a few in flight at once, answered in order.
+    async fn others(
+        &mut self,
+        first: Request,
+        batch: &mut VecDeque<Parsed>,
+    ) -> Result<(), End> {
+        let protocol = self.session.protocol();
+        let is_other = |parsed: &Parsed| {
+            let of_run = |r: &Request| {
+                !r.runs_alone() && !matches!(r, Request::Append(_) | Request::AppendMany(_))
+            };
+            parsed.as_ref().is_ok_and(of_run)
+        };
+        if !batch.front().is_some_and(is_other) {
+            self.context.answer(first, protocol, &mut self.out).await;
+            return Ok(());
+        }
+        let mut next = Some(first);
+        let mut flying = VecDeque::new();
+        loop {
+            while flying.len() < READS_MAX {
+                let request = match next.take() {
+                    Some(request) => request,
+                    None if batch.front().is_some_and(is_other) => match batch.pop_front() {
+                        Some(Ok(request)) => request,
+                        _ => break,
+                    },
+                    None => break,
+                };
+                let context = self.context.clone();
+                flying.push_back(tokio::spawn(async move {
+                    let mut out = BytesMut::new();
+                    context.answer(request, protocol, &mut out).await;
+                    out
+                }));
+            }
+            let Some(answer) = flying.pop_front() else { return Ok(()) };
+            match answer.await {
+                Ok(bytes) if self.out.is_empty() => self.out = bytes,
+                Ok(bytes) => self.out.extend_from_slice(&bytes),
+                Err(_panicked) => {
+                    let error = ErrorReply::new(Code::ReadErr, "the command failed inside");
+                    self.context.write_error(error, protocol, &mut self.out);
+                }
+            }
+            if self.out.len() >= WRITE_BYTES {
+                self.flush().await?;
+            }
+        }
+    }
+
+    /// Writes what has gathered. A client that takes none of it for too long is closed.
+    async fn flush(&mut self) -> Result<(), End> {
+        let patience = Duration::from_millis(self.context.settings.network.write_timeout_ms);
+        while !self.out.is_empty() {
+            match timeout(patience, self.stream.write_buf(&mut self.out)).await {
+                Ok(Ok(0)) => return Err(End::Closed),
+                Ok(written) => drop(written?),
+                Err(_elapsed) => {
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "replies are not taken");
+                    return Err(End::Io(error));
+                }
+            }
+        }
+        Ok(())
+    }
+}

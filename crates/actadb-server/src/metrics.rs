@@ -1,0 +1,209 @@
+//! Metrics in Prometheus's text form, gathered when they are asked for.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+
+use actadb::metrics::HistogramValue;
+use actadb::status::BucketStatus;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry as Prometheus;
+
+use crate::answer::Context;
+
+/// A registry whose one collector asks the server.
+#[must_use]
+pub fn registry(context: Context) -> Prometheus {
+    let mut registry = Prometheus::with_prefix("actadb");
+    registry.register_collector(Box::new(Gatherer(context)));
+    registry
+}
+
+/// The text of all metrics.
+#[must_use]
+pub fn text(registry: &Prometheus) -> String {
+    let mut text = String::new();
+    // Writing to a string fails only when a collector does; what is there is told.
+    let _ = prometheus_client::encoding::text::encode(&mut text, registry);
+    text
+}
+
+#[derive(Debug)]
+struct Gatherer(Context);
+
+type Labels = Vec<(String, String)>;
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: Vec<(Labels, f64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in rows {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: Vec<(Labels, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in rows {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: Vec<(Labels, HistogramValue)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (labels, value) in rows {
+        let finite = value.buckets.into_iter().map(|(bound, count)| {
+            (if bound.is_finite() { bound } else { f64::MAX }, count)
+        });
+        let buckets: Vec<(f64, u64)> = finite.collect();
+        metric.encode_family(&labels)?.encode_histogram::<Labels>(
+            value.sum,
+            value.count,
+            &buckets,
+            None,
+        )?;
+    }
+    Ok(())
+}
+
+impl Collector for Gatherer {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.server(&mut encoder)?;
+        self.buckets(&mut encoder)
+    }
+}
+
+impl Gatherer {
+    fn server(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let registry = &self.0.registry;
+        let one = |value: u64| vec![(Labels::new(), value)];
+        let labelled = |label: &str, rows: Vec<(&'static str, u64)>| {
+            let row = |(word, count): (&str, u64)| {
+                (vec![(label.to_owned(), word.to_lowercase())], count)
+            };
+            rows.into_iter().map(row).collect::<Vec<_>>()
+        };
+        let commands = labelled("command", registry.command_counts());
+        counter(encoder, "commands", "Commands received", commands)?;
+        let errors = labelled("code", registry.error_counts());
+        counter(encoder, "error_replies", "Error replies sent", errors)?;
+        let accepted = registry.accepted.load(Ordering::Relaxed);
+        counter(encoder, "connections_accepted", "Connections accepted", one(accepted))?;
+        let rejected = registry.rejected.load(Ordering::Relaxed);
+        let help = "Connections refused because there were too many";
+        counter(encoder, "connections_rejected", help, one(rejected))?;
+        let number = |value: f64| vec![(Labels::new(), value)];
+        let connected = registry.connected() as f64;
+        gauge(encoder, "connections", "Connections open", number(connected))?;
+        let held = registry.held_bytes.load(Ordering::Relaxed) as f64;
+        gauge(encoder, "request_bytes_held", "Bytes of requests held", number(held))?;
+        let resident = crate::info::resident_bytes() as f64;
+        gauge(encoder, "resident_bytes", "Resident memory of the process", number(resident))?;
+        let status = self.0.database.status();
+        counter(encoder, "reads", "Reads answered", one(status.reads))?;
+        counter(encoder, "events_read", "Events in the answers of reads", one(status.read_events))?;
+        if let Some(free) = status.free_bytes {
+            let help = "Bytes that can still be allocated where the data lies";
+            gauge(encoder, "disk_free_bytes", help, number(free as f64))?;
+        }
+        Ok(())
+    }
+
+    fn buckets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let buckets = self.0.database.status().buckets;
+        let label = |bucket: &BucketStatus| vec![("bucket".to_owned(), bucket.bucket.to_string())];
+        let counts = |of: fn(&BucketStatus) -> u64| {
+            buckets.iter().map(|bucket| (label(bucket), of(bucket))).collect::<Vec<_>>()
+        };
+        let values = |of: fn(&BucketStatus) -> f64| {
+            buckets.iter().map(|bucket| (label(bucket), of(bucket))).collect::<Vec<_>>()
+        };
+        counter(encoder, "appends", "Transactions proposed to the log", counts(|b| b.proposals))?;
+        counter(encoder, "events", "Events committed", counts(|b| b.events))?;
+        counter(encoder, "bytes", "Bytes committed to the log", counts(|b| b.bytes))?;
+        counter(encoder, "commits", "Group commits", counts(|b| b.entries))?;
+        gauge(
+            encoder,
+            "permit_bytes_in_use",
+            "Bytes of appends in flight",
+            values(|b| b.permits_in_use as f64),
+        )?;
+        gauge(
+            encoder,
+            "held_answers",
+            "Messages whose answer waits for a commit or a sync",
+            values(|b| b.held as f64),
+        )?;
+        gauge(
+            encoder,
+            "oldest_held_answer_seconds",
+            "How long the oldest of them has waited",
+            values(|b| b.oldest_held_ns as f64 / 1e9),
+        )?;
+        gauge(
+            encoder,
+            "parked_appends",
+            "Messages that wait for facts from the disk",
+            values(|b| b.parked as f64),
+        )?;
+        gauge(
+            encoder,
+            "stream_heads",
+            "Heads of streams in memory",
+            values(|b| b.heads as f64),
+        )?;
+        gauge(
+            encoder,
+            "full_segments",
+            "Full segments that wait for their index",
+            values(|b| b.full_segments as f64),
+        )?;
+        gauge(
+            encoder,
+            "sealed_segments",
+            "Segments with an index file",
+            values(|b| b.sealed_segments as f64),
+        )?;
+        gauge(
+            encoder,
+            "allocated_bytes",
+            "Bytes that can be written without allocating",
+            values(|b| b.allocated_bytes as f64),
+        )?;
+        gauge(
+            encoder,
+            "no_room",
+            "1 while the disk has no space for the bucket",
+            values(|b| f64::from(u8::from(b.no_room))),
+        )?;
+        let closed = buckets.iter().filter_map(|bucket| {
+            let reason = bucket.closed.as_ref()?.label().to_owned();
+            let labels = [label(bucket), vec![("reason".to_owned(), reason)]].concat();
+            Some((labels, 1.0))
+        });
+        let help = "1 for each bucket that takes no appends, with the reason";
+        gauge(encoder, "closed_buckets", help, closed.collect())?;
+        let rows = buckets.iter().map(|b| (label(b), b.sync_seconds.clone())).collect();
+        histogram(encoder, "fsync_seconds", "Times of syncs with their write", rows)?;
+        let rows = buckets.iter().map(|b| (label(b), b.entry_events.clone())).collect();
+        histogram(encoder, "commit_events", "Events per group commit", rows)
+    }
+}

@@ -1,0 +1,232 @@
+//! Every configuration key with its default. Plain values: nothing here opens anything.
+//!
+//! `config/default.toml` explains each key; a test holds the two equal.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use actadb::model::limits;
+use actadb::options::{BUCKETS_DEFAULT, Execution, FsyncMode, Options};
+use actadb_protocol::framer::Limits;
+use actadb_protocol::reply::Protocol;
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Filter of the log, as `tracing-subscriber` reads it.
+    pub log: String,
+    /// Sockets.
+    pub network: Network,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Appends.
+    pub append: Append,
+    /// Partitions.
+    pub partition: Count,
+    /// Buckets.
+    pub bucket: Count,
+    /// Segment files.
+    pub segment: Segment,
+    /// When the disk is synced.
+    pub fsync: Fsync,
+    /// Reads.
+    pub read: Read,
+    /// Memory.
+    pub cache: Cache,
+}
+
+/// Sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Where clients connect.
+    pub client_address: String,
+    /// Where metrics and health are told; empty for nowhere.
+    pub admin_address: String,
+    /// The protocol of a connection that has not said HELLO, 2 or 3.
+    pub default_protocol: u8,
+    /// Most connections at once.
+    pub max_clients: usize,
+    /// Close a connection that sent nothing for this long; 0 for never.
+    pub idle_timeout_ms: u64,
+    /// Close a connection that takes none of its reply for this long.
+    pub write_timeout_ms: u64,
+    /// Most arguments of a request.
+    pub max_arguments: usize,
+    /// Largest argument.
+    pub max_bulk_bytes: usize,
+    /// Largest request.
+    pub max_request_bytes: usize,
+    /// Longest inline command.
+    pub max_inline_bytes: usize,
+    /// Bytes of requests held by all connections together.
+    pub request_memory_bytes: usize,
+}
+
+/// Who may connect.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// The password; empty for none.
+    pub password: String,
+    /// Listen beyond loopback without a password.
+    pub allow_unauthenticated: bool,
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let password = if self.password.is_empty() { "none" } else { "set" };
+        write!(f, "Auth {{ password: {password}, {} }}", self.allow_unauthenticated)
+    }
+}
+
+/// Appends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Append {
+    /// Refuse `any`, `exists` and absence as an expected version.
+    pub strict_versioning: bool,
+    /// Largest transaction.
+    pub max_transaction_bytes: u64,
+    /// How long an append waits for its answer.
+    pub timeout_ms: u64,
+    /// Bytes of appends in flight per bucket.
+    pub permit_bytes: u64,
+}
+
+/// A count that is fixed for the database's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Count {
+    /// The count.
+    pub count: u16,
+}
+
+/// Segment files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Size of a segment, fixed for the database's life.
+    pub size_bytes: u64,
+}
+
+/// When the disk is synced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fsync {
+    /// `always`, `interval` or `never`.
+    pub mode: FsyncWord,
+    /// For `interval`.
+    pub interval_ms: u64,
+}
+
+/// The words of `fsync.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsyncWord {
+    /// Before every answer.
+    Always,
+    /// Every `fsync.interval_ms`.
+    Interval,
+    /// When a segment is full, and on stop.
+    Never,
+}
+
+/// Reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Read {
+    /// Threads that read.
+    pub threads: usize,
+}
+
+/// Memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// Heads of streams kept in memory, over all partitions.
+    pub stream_heads: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let framer = Limits::default();
+        Self {
+            dir: "./data".into(),
+            log: "info,kameo=warn".into(),
+            network: Network {
+                client_address: "127.0.0.1:9090".into(),
+                admin_address: "127.0.0.1:9091".into(),
+                default_protocol: 2,
+                max_clients: 10_000,
+                idle_timeout_ms: 0,
+                write_timeout_ms: 60_000,
+                max_arguments: framer.arguments,
+                max_bulk_bytes: framer.bulk_bytes,
+                max_request_bytes: framer.request_bytes,
+                max_inline_bytes: framer.inline_bytes,
+                request_memory_bytes: 1 << 30,
+            },
+            auth: Auth { password: String::new(), allow_unauthenticated: false },
+            append: Append {
+                strict_versioning: false,
+                max_transaction_bytes: limits::TRANSACTION_MAX_BYTES,
+                timeout_ms: 10_000,
+                permit_bytes: limits::PERMIT_BYTES_DEFAULT,
+            },
+            partition: Count { count: limits::PARTITIONS_DEFAULT },
+            bucket: Count { count: BUCKETS_DEFAULT },
+            segment: Segment { size_bytes: limits::SEGMENT_DEFAULT_BYTES },
+            fsync: Fsync { mode: FsyncWord::Always, interval_ms: 1000 },
+            read: Read { threads: 4 },
+            cache: Cache { stream_heads: 262_144 },
+        }
+    }
+}
+
+impl Settings {
+    /// How to open the database.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options {
+            partitions: self.partition.count,
+            buckets: self.bucket.count,
+            segment_bytes: self.segment.size_bytes,
+            fsync: match self.fsync.mode {
+                FsyncWord::Always => FsyncMode::Always,
+                FsyncWord::Interval => FsyncMode::Interval(self.fsync.interval_ms * 1_000_000),
+                FsyncWord::Never => FsyncMode::Never,
+            },
+            strict_versioning: self.append.strict_versioning,
+            max_transaction_bytes: self.append.max_transaction_bytes,
+            append_timeout: Duration::from_millis(self.append.timeout_ms),
+            permit_bytes: self.append.permit_bytes,
+            cached_heads: self.cache.stream_heads,
+            read_threads: self.read.threads,
+            execution: Execution::Threads,
+            ..Options::new(&self.dir)
+        }
+    }
+
+    /// Limits of the framer.
+    #[must_use]
+    pub fn framer_limits(&self) -> Limits {
+        Limits {
+            arguments: self.network.max_arguments,
+            bulk_bytes: self.network.max_bulk_bytes,
+            request_bytes: self.network.max_request_bytes,
+            inline_bytes: self.network.max_inline_bytes,
+            unauthenticated: false,
+        }
+    }
+
+    /// The protocol of a new connection.
+    #[must_use]
+    pub fn default_protocol(&self) -> Protocol {
+        if self.network.default_protocol == 3 { Protocol::Resp3 } else { Protocol::Resp2 }
+    }
+}

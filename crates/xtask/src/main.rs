@@ -1,0 +1,39 @@
+//! The workspace's own chores: `cargo xtask tidy | clients | chaos | docker-dry`.
+
+use std::process::ExitCode;
+
+mod chaos;
+mod clients;
+mod docker_dry;
+mod programs;
+mod server_process;
+mod tidy;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  tidy        style that a machine can check: arrows between crates, first lines, file lengths
+  clients     the server with stock clients: redis-cli, redis-py, ioredis, node-redis
+  chaos       the server under SIGKILL, and under strace with failing syncs and full disks
+  docker-dry  the commands of the Dockerfile, as a plain script";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("", &[][..]),
+    };
+    let done = match command {
+        "tidy" => tidy::run(),
+        "clients" => clients::run(rest),
+        "chaos" => chaos::run(rest),
+        "docker-dry" => docker_dry::run(rest),
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
