@@ -33,6 +33,8 @@ pub struct Numbered {
     pub partition: PartitionId,
     /// The key it was appended under.
     pub partition_key: PartitionKey,
+    /// Whether that is the default key of the first event's stream.
+    pub key_is_default: bool,
     /// Names the transaction; of a single event it is the event's id.
     pub transaction_id: Uuid,
     /// Sequence of its first event; the others follow without gaps.

@@ -123,6 +123,7 @@ pub enum InvalidTransaction {
 pub struct Transaction {
     partition_key: PartitionKey,
     events: Vec<NewEvent>,
+    key_is_default: bool,
     durable: bool,
     size_bytes: u64,
 }
@@ -137,9 +138,16 @@ impl Transaction {
         partition_key: PartitionKey,
         events: Vec<NewEvent>,
     ) -> Result<Self, InvalidTransaction> {
-        if events.is_empty() {
-            return Err(InvalidTransaction::Empty);
-        }
+        let first = events.first().ok_or(InvalidTransaction::Empty)?;
+        let key_is_default = partition_key.is_default_of(&first.stream);
+        Self::checked(partition_key, key_is_default, events)
+    }
+
+    fn checked(
+        partition_key: PartitionKey,
+        key_is_default: bool,
+        events: Vec<NewEvent>,
+    ) -> Result<Self, InvalidTransaction> {
         if events.len() > TRANSACTION_MAX_EVENTS {
             return Err(InvalidTransaction::TooManyEvents(events.len()));
         }
@@ -165,7 +173,7 @@ impl Transaction {
         }
         let size_bytes =
             events.iter().map(NewEvent::size_bytes).sum::<u64>() + EVENT_OVERHEAD_BYTES;
-        Ok(Self { partition_key, events, durable: false, size_bytes })
+        Ok(Self { partition_key, events, key_is_default, durable: false, size_bytes })
     }
 
     /// One event under its stream's default partition key.
@@ -173,7 +181,7 @@ impl Transaction {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn single(event: NewEvent) -> Result<Self, InvalidTransaction> {
-        Self::new(PartitionKey::of_stream(event.stream.as_str()), vec![event])
+        Self::checked(PartitionKey::of_stream(event.stream.as_str()), true, vec![event])
     }
 
     /// The same transaction, answered only when it is synced to disk, whatever the fsync mode.
@@ -187,6 +195,12 @@ impl Transaction {
     #[must_use]
     pub fn partition_key(&self) -> PartitionKey {
         self.partition_key
+    }
+
+    /// Whether the key is the default one of the first event's stream; such a key is not stored.
+    #[must_use]
+    pub fn key_is_default(&self) -> bool {
+        self.key_is_default
     }
 
     /// The events, at least one.

@@ -142,6 +142,7 @@ fn number(
     }
 
     let hash = partition_key.hash16();
+    let key_is_default = transaction.key_is_default();
     let decided_ns = position.decided_ns;
     let events: Vec<NumberedEvent> = transaction
         .into_events()
@@ -164,6 +165,7 @@ fn number(
     Ok(Numbered {
         partition: position.partition,
         partition_key,
+        key_is_default,
         transaction_id,
         first_sequence: position.next_sequence,
         decided_ns,

@@ -211,7 +211,9 @@ impl Held {
         self.commit.len() + self.sync.len()
     }
 
+    /// When the first of those came that wait for the lowest sequence: the oldest, or nearly.
     pub(crate) fn oldest_ns(&self) -> Option<u64> {
-        self.commit.values().chain(self.sync.values()).map(|message| message.since_ns).min()
+        let first = |held: &BTreeMap<_, HeldMessage>| held.values().next().map(|m| m.since_ns);
+        first(&self.commit).into_iter().chain(first(&self.sync)).min()
     }
 }

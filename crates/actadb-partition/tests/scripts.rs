@@ -94,6 +94,7 @@ fn stored(sequence: u64, text: &str, given: Option<Uuid>) -> Arc<Numbered> {
     Arc::new(Numbered {
         partition: PartitionId(0),
         partition_key: key(1),
+        key_is_default: false,
         transaction_id: id,
         first_sequence: sequence,
         decided_ns: 0,

@@ -110,8 +110,11 @@ pub fn append(mut arguments: Arguments<'_>) -> Result<Transaction, ErrorReply> {
     if let Some(argument) = arguments.peek() {
         return Err(arguments.unexpected(argument));
     }
-    let key = partition_key.unwrap_or_else(|| PartitionKey::of_stream(event.stream.as_str()));
-    Ok(Transaction::new(key, vec![event])?.durable(durable))
+    let transaction = match partition_key {
+        Some(key) => Transaction::new(key, vec![event])?,
+        None => Transaction::single(event)?,
+    };
+    Ok(transaction.durable(durable))
 }
 
 /// `EMAPPEND <partition_key> (<stream> <name> [options])+`

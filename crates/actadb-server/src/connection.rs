@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -96,8 +97,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves it until it ends.
     pub async fn run(mut self) {
+        let mut stopping = self.stopping.clone();
+        // Made once: it keeps its place among the waiters from read to read.
+        let stopped = std::pin::pin!(async move {
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        });
+        let mut stopped = stopped;
         let end = loop {
-            if let Err(end) = self.turn().await {
+            if let Err(end) = self.turn(stopped.as_mut()).await {
                 break end;
             }
         };
@@ -118,8 +125,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads what is there and carries it out.
-    async fn turn(&mut self) -> Result<(), End> {
-        self.read().await?;
+    async fn turn(&mut self, stopped: Pin<&mut impl Future<Output = ()>>) -> Result<(), End> {
+        self.read(stopped).await?;
         loop {
             let mut commands = 0;
             let batch = self.next_batch(&mut commands);
@@ -144,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn read(&mut self) -> Result<(), End> {
+    async fn read(&mut self, stopped: Pin<&mut impl Future<Output = ()>>) -> Result<(), End> {
         let wants = self.framer.wants().max(READ_BYTES);
         let idle = self.context.settings.network.idle_timeout_ms;
         let buffer = self.framer.buffer();
@@ -153,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let read = async {
             tokio::select! {
                 read = self.stream.read_buf(buffer) => read,
-                _ = self.stopping.wait_for(|stopping| *stopping) => Ok(0),
+                () = stopped => Ok(0),
             }
         };
         let n = match idle {

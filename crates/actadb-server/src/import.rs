@@ -160,7 +160,7 @@ fn open(file: &str) -> Result<(Box<dyn Read + Send>, Option<u64>), ImportError> 
     if metadata.is_dir() {
         return Err(error(io::Error::from(io::ErrorKind::IsADirectory)));
     }
-    let size = metadata.is_file().then(|| metadata.len());
+    let size = metadata.is_file().then_some(metadata.len());
     Ok((Box::new(opened), size))
 }
 

@@ -15,7 +15,7 @@ use actadb_model::ids::PartitionId;
 use crate::error::OpenError;
 use crate::hashes::{event_id_hash, stream_hash};
 use crate::reader::Reader;
-use crate::record::{Record, records};
+use crate::record::{Record, records_for_index};
 use crate::segments::{Segment, SegmentIndex, Shared};
 
 /// A full segment whose entries are all published: its index can be written.
@@ -139,7 +139,7 @@ impl Publisher {
         };
         let mut moved = BTreeMap::new();
         let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
-        for (at, record) in records(identity, entry) {
+        for (at, record) in records_for_index(identity, entry) {
             let place = body.offset + at;
             let damaged = |what: String| Damage::new(active.path(), place.into(), what);
             let transaction = match record.map_err(|bad| damaged(bad.to_string()))? {

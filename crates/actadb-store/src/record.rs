@@ -10,6 +10,7 @@ use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::names::{EventName, StreamId};
 use actadb_model::numbered::{Numbered, NumberedEvent};
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::varint::{self, Cursor};
 
@@ -64,6 +65,8 @@ pub struct Transaction {
     pub namespace: u32,
     /// Sequence of the first event.
     pub first_sequence: u64,
+    /// Whether its key is the default one of the first event's stream.
+    pub key_is_default: bool,
     /// When it was decided, in nanoseconds since 1970.
     pub decided_ns: u64,
     /// Its events, at least one.
@@ -96,6 +99,7 @@ impl Transaction {
         Some(Numbered {
             partition: self.partition,
             partition_key: first.partition_key(),
+            key_is_default: self.key_is_default,
             transaction_id: first.transaction_id(),
             first_sequence: self.first_sequence,
             decided_ns: self.decided_ns,
@@ -125,9 +129,8 @@ pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
         .sum();
     let mut out = Vec::with_capacity(FIXED_BYTES + 300 + variable);
     let key = transaction.partition_key;
-    let default_key = streams.first().is_some_and(|(stream, _)| key.is_default_of(stream));
     let mut flags = 0;
-    if !default_key {
+    if !transaction.key_is_default {
         flags |= FLAG_PARTITION_KEY;
     }
     if events.len() > 1 {
@@ -180,11 +183,28 @@ pub fn length(bytes: &[u8]) -> Option<usize> {
     Some(length as usize)
 }
 
+/// Which key the events of a record get when the record does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DefaultKey {
+    /// The stream's, which costs a hash.
+    OfStream,
+    /// None: whoever asks does not look at it.
+    Nil,
+}
+
 /// Reads the record at the front of `bytes`. Events share `bytes`.
 ///
 /// # Errors
 /// See [`BadRecord`].
 pub fn decode(identity: LogIdentity, bytes: &Bytes) -> Result<Record, BadRecord> {
+    decode_with(identity, bytes, DefaultKey::OfStream)
+}
+
+fn decode_with(
+    identity: LogIdentity,
+    bytes: &Bytes,
+    default_key: DefaultKey,
+) -> Result<Record, BadRecord> {
     let length = length(bytes).ok_or(BadRecord::Short)?;
     if length < FIXED_BYTES {
         return Err(BadRecord::Malformed);
@@ -204,7 +224,7 @@ pub fn decode(identity: LogIdentity, bytes: &Bytes) -> Result<Record, BadRecord>
     if flags & FLAG_COMPRESSED != 0 || flags & !KNOWN_FLAGS != 0 {
         return Err(BadRecord::Unsupported);
     }
-    transaction(&record, flags).map(Record::Transaction).ok_or(BadRecord::Malformed)
+    transaction(&record, flags, default_key).map(Record::Transaction).ok_or(BadRecord::Malformed)
 }
 
 struct StreamOf {
@@ -212,7 +232,7 @@ struct StreamOf {
     next_version: u64,
 }
 
-fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
+fn transaction(record: &Bytes, flags: u8, default_key: DefaultKey) -> Option<Transaction> {
     let mut cursor = Cursor::new(record, 10);
     let partition = PartitionId(u16::from_le_bytes(cursor.array()?));
     let decided_ns = u64::from_le_bytes(cursor.array()?);
@@ -240,6 +260,7 @@ fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
     }
     let partition_key = match given_key {
         Some(key) => key,
+        None if default_key == DefaultKey::Nil => PartitionKey::new(Uuid::nil()),
         None => {
             let span = &streams.first()?.span;
             let stream = &record[span.start as usize..span.end as usize];
@@ -284,7 +305,8 @@ fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
     if cursor.position() != record.len() {
         return None;
     }
-    Some(Transaction { partition, namespace, first_sequence, decided_ns, events })
+    let key_is_default = given_key.is_none();
+    Some(Transaction { partition, namespace, first_sequence, key_is_default, decided_ns, events })
 }
 
 fn span(cursor: &mut Cursor<'_>, length: usize) -> Option<std::ops::Range<u32>> {
@@ -304,6 +326,22 @@ pub fn records(
     identity: LogIdentity,
     entry: &Entry,
 ) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
+    records_with(identity, entry, DefaultKey::OfStream)
+}
+
+/// As [`records`], for an index: a partition key that is not stored is left nil.
+pub(crate) fn records_for_index(
+    identity: LogIdentity,
+    entry: &Entry,
+) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
+    records_with(identity, entry, DefaultKey::Nil)
+}
+
+fn records_with(
+    identity: LogIdentity,
+    entry: &Entry,
+    default_key: DefaultKey,
+) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
     let body = entry.body.clone();
     let mut at = match entry.kind {
         EntryKind::Batch => BATCH_HEAD_BYTES.min(body.len()),
@@ -315,7 +353,7 @@ pub fn records(
         }
         let start = at;
         let rest = body.slice(at..);
-        let decoded = decode(identity, &rest);
+        let decoded = decode_with(identity, &rest, default_key);
         at = match (&decoded, length(&rest)) {
             (Ok(_), Some(length)) => at + length,
             _ => body.len(),
@@ -329,7 +367,6 @@ mod tests {
     use super::*;
     use actadb_model::ids::BucketId;
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     fn identity() -> LogIdentity {
         LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(0) }
@@ -351,6 +388,7 @@ mod tests {
         Numbered {
             partition: PartitionId(3),
             partition_key: key,
+            key_is_default: key.is_default_of(&events[0].stream),
             transaction_id: if events.len() == 1 { events[0].id } else { Uuid::from_u128(9) },
             first_sequence: 70,
             decided_ns: 1_000,

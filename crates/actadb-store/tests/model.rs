@@ -128,6 +128,7 @@ impl Host {
         Numbered {
             partition,
             partition_key: key,
+            key_is_default: false,
             transaction_id: if events.len() == 1 { events[0].id } else { Uuid::from_u128(1) },
             first_sequence,
             decided_ns: dice.draw() >> 2,

@@ -161,6 +161,10 @@ impl Database {
         if self.inner.stopping.load(Ordering::Acquire) {
             return vec![Err(Refusal::Stopping.into()); count];
         }
+        if let [only] = transactions.as_slice() {
+            let partition = self.partitioning().partition_of(only.partition_key());
+            return self.append_group(partition, connection, transactions).await;
+        }
         let mut results: Vec<Option<AppendResult>> = vec![None; count];
         let mut by_partition: HashMap<PartitionId, (Vec<usize>, Vec<Transaction>)> =
             HashMap::new();
@@ -489,6 +493,7 @@ impl Starter {
             partitions: to_partitions,
             sealed: mpsc::channel(FULL_SEGMENTS_MAX + 2),
             stopping: Vec::new(),
+            outputs: Vec::new(),
         };
         let lost = |_| OpenError::Options("the supervisor is gone".into());
         let supervisor =
@@ -521,6 +526,7 @@ impl Starter {
                 replies: HashMap::new(),
                 next_token: 0,
                 writer_gone: false,
+                outputs: Vec::new(),
             };
             let actor = supervisor
                 .ask(StartPartition(Box::new(actor), self.queue))

@@ -56,14 +56,16 @@ pub(crate) struct PartitionActor {
     pub(crate) replies: HashMap<Token, (oneshot::Sender<Vec<AppendResult>>, OwnedSemaphorePermit)>,
     pub(crate) next_token: u64,
     pub(crate) writer_gone: bool,
+    /// Kept for its memory.
+    pub(crate) outputs: Vec<PartitionOutput>,
 }
 
 impl PartitionActor {
     fn step(&mut self, input: Input) {
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
         self.side.step(self.clock.now(), input, &mut outputs);
         let mut proposals: Vec<Proposal> = Vec::new();
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 PartitionOutput::Propose(proposal) => proposals.push(proposal),
                 PartitionOutput::WantSync => {
@@ -79,6 +81,7 @@ impl PartitionActor {
                 }
             }
         }
+        self.outputs = outputs;
         if !proposals.is_empty() {
             self.propose(proposals);
         }

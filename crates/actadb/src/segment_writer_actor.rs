@@ -54,13 +54,16 @@ pub(crate) struct SegmentWriterActor {
     pub(crate) partitions: HashMap<PartitionId, mpsc::Sender<FromReplica>>,
     pub(crate) sealed: (mpsc::Sender<WriterInput>, mpsc::Receiver<WriterInput>),
     pub(crate) stopping: Vec<oneshot::Sender<()>>,
+    /// Kept for its memory.
+    pub(crate) outputs: Vec<WriterOutput>,
 }
 
 impl SegmentWriterActor {
     fn step(&mut self, input: WriterInput) {
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
         self.side.step(self.clock.now(), input, &mut outputs);
-        for output in outputs {
+        let told = !outputs.is_empty();
+        for output in outputs.drain(..) {
             match output {
                 WriterOutput::Work(work) => {
                     // One piece is out at a time; a thread that is gone is seen by `done`.
@@ -78,7 +81,10 @@ impl SegmentWriterActor {
                 }
             }
         }
-        self.board.set_writer(self.side.totals(), self.side.stats());
+        self.outputs = outputs;
+        if told {
+            self.board.set_writer(self.side.totals(), self.side.stats());
+        }
     }
 
     fn tell_partition(&self, partition: PartitionId, message: FromReplica) {

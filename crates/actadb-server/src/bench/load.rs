@@ -271,8 +271,8 @@ impl Lane {
             if let Some(error) = error {
                 tally.failed(&error, 1);
             } else if since >= self.plan.from {
-                let latency = now.duration_since(since).as_micros();
-                tally.latencies.saturating_record(u64::try_from(latency).unwrap_or(u64::MAX).max(1));
+                let latency_us = now.duration_since(since).as_micros() as u64;
+                tally.latencies.saturating_record(latency_us.max(1));
                 tally.operations += 1;
                 tally.events += if let Counted::Fixed(events) = counted { events } else { seen };
                 tally.last = Some(now);

@@ -121,6 +121,11 @@ enum BenchError {
     Client(#[from] ClientError),
     #[error("preparing the streams failed: {0}")]
     Preparing(String),
+    #[error(
+        "no operation was sent after the warm-up and answered: use a smaller --depth or --count, \
+         or more --seconds"
+    )]
+    Nothing,
     #[error("no histogram of these bounds: {0}")]
     Histogram(#[from] hdrhistogram::CreationError),
     #[error("no thread for the schedule: {0}")]
@@ -182,7 +187,11 @@ async fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
         // ActaDB cannot forget events; what Redis keeps in memory is given back.
         streams.remove(&mut connect().await?).await?;
     }
-    Ok(Report::new(args, streams.len(), &plan, tallies.total()?))
+    let total = tallies.total()?;
+    if total.operations == 0 && total.errors == 0 {
+        return Err(BenchError::Nothing);
+    }
+    Ok(Report::new(args, streams.len(), &plan, total))
 }
 
 fn plan(args: &BenchArgs) -> Plan {

@@ -30,6 +30,8 @@ pub(super) struct Record {
     pub(super) line_bytes: u64,
     pub(super) id: uuid::Uuid,
     pub(super) event: Event,
+    /// The lowest version given to a later event of its stream while this one had failed.
+    pub(super) overtaken: Option<u64>,
 }
 
 /// Some events, and what was read for them.
@@ -153,6 +155,7 @@ impl<R: Read> Lines<R> {
                 line_bytes: length as u64,
                 id: identity.id,
                 event,
+                overtaken: None,
             });
             self.events += 1;
         }

@@ -13,6 +13,7 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::reader::{BadInput, Chunk, Record};
 use super::versions::{Versions, stream_of};
@@ -92,6 +93,7 @@ pub(super) struct Sender {
     versions: Versions,
     /// Events not yet sent, in order.
     pending: VecDeque<Record>,
+    pending_bytes: usize,
     /// Events sent and not answered, in order.
     window: VecDeque<Record>,
     window_bytes: usize,
@@ -117,6 +119,7 @@ impl Sender {
             client: Some(client),
             versions: Versions::default(),
             pending: VecDeque::new(),
+            pending_bytes: 0,
             window: VecDeque::new(),
             window_bytes: 0,
             failed: Vec::new(),
@@ -150,8 +153,7 @@ impl Sender {
                 if let Some((line, ordinal, text)) = self.fatal.take() {
                     return Err(self.failure(line, ordinal, text));
                 }
-                let unconnected = self.client.is_none() && !self.pending.is_empty();
-                if unconnected || !self.failed.is_empty() {
+                if !self.failed.is_empty() || self.must_ask() {
                     self.recover().await;
                     continue;
                 }
@@ -172,6 +174,12 @@ impl Sender {
         }
     }
 
+    /// Whether the next event cannot be sent yet.
+    fn must_ask(&self) -> bool {
+        let next = self.pending.front();
+        next.is_some_and(|next| self.client.is_none() || !self.versions.knows(&next.event))
+    }
+
     fn may_send(&self) -> bool {
         let full = self.window.len() >= self.settings.depth
             || (self.window_bytes >= self.settings.bytes && !self.window.is_empty());
@@ -181,13 +189,12 @@ impl Sender {
     fn send_pending(&mut self) {
         while self.may_send()
             && let Some(client) = &mut self.client
+            && let Some(record) = self.pending.front()
+            && let Some(expected) = self.versions.sent(&record.event)
             && let Some(record) = self.pending.pop_front()
         {
-            if self.window.is_empty() && self.pause.is_none() {
-                self.progress = Instant::now();
-            }
-            let expected = self.versions.sent(&record.event);
             put_append(client.out(), &record, expected);
+            self.pending_bytes -= size(&record);
             self.window_bytes += size(&record);
             self.window.push_back(record);
         }
@@ -195,7 +202,9 @@ impl Sender {
 
     /// Moves bytes, or takes more events, whichever is possible first.
     async fn turn(&mut self, lines: &mut Lines) {
-        let wants_lines = self.may_send() && self.pending.is_empty() && !self.ended;
+        let wants_lines = !self.ended
+            && self.pending.len() < self.settings.depth
+            && self.pending_bytes < self.settings.bytes;
         let given_up = self.progress + PATIENCE;
         let Some(client) = &mut self.client else { return self.lost("no connection".into()) };
         tokio::select! {
@@ -223,6 +232,11 @@ impl Sender {
                 self.counts.lines += chunk.lines;
                 self.counts.events += chunk.records.len() as u64;
                 self.counts.ids_adjusted += chunk.ids_adjusted;
+                if self.window.is_empty() && self.failed.is_empty() && self.pending.is_empty() {
+                    // Waiting for input is no lack of progress.
+                    self.progress = Instant::now();
+                }
+                self.pending_bytes += chunk.records.iter().map(size).sum::<usize>();
                 self.pending.extend(chunk.records);
             }
         }
@@ -240,19 +254,34 @@ impl Sender {
         }
     }
 
+    fn appended(&mut self, record: &Record, version: u64, bar: &ProgressBar) {
+        self.versions.answered(&record.event, version);
+        self.counts.appended += 1;
+        self.progress = Instant::now();
+        self.pause = None;
+        bar.inc(record.line_bytes);
+        if self.counts.appended.is_multiple_of(4096) {
+            bar.set_message(format!("{} events", self.counts.appended));
+        }
+        let stream = stream_of(&record.event);
+        for earlier in self.failed.iter_mut().filter(|e| stream_of(&e.event) == stream) {
+            earlier.overtaken = Some(earlier.overtaken.map_or(version, |first| first.min(version)));
+        }
+        if record.overtaken.is_some_and(|later| version > later) && self.fatal.is_none() {
+            let text = format!(
+                "this event came to stand behind later ones of stream {}, because another client \
+                 appends to that stream at the same time; import it with --depth 1",
+                stream.0
+            );
+            self.fatal = Some((record.line, record.ordinal, text));
+        }
+    }
+
     fn answered(&mut self, reply: &Value, bar: &ProgressBar) {
         let Some(record) = self.window.pop_front() else { return };
         self.window_bytes -= size(&record);
         if let Some(version) = reply.get("stream_version").and_then(Value::number) {
-            self.versions.answered(&record.event, version);
-            self.counts.appended += 1;
-            self.progress = Instant::now();
-            self.pause = None;
-            bar.inc(record.line_bytes);
-            if self.counts.appended.is_multiple_of(4096) {
-                bar.set_message(format!("{} events", self.counts.appended));
-            }
-            return;
+            return self.appended(&record, version, bar);
         }
         let text = match reply {
             Value::Error(text) => text.clone(),
@@ -303,6 +332,7 @@ impl Sender {
         match self.ask().await {
             Ok(()) => {
                 for record in self.failed.drain(..).rev() {
+                    self.pending_bytes += size(&record);
                     self.pending.push_front(record);
                 }
             }
@@ -310,7 +340,7 @@ impl Sender {
         }
     }
 
-    /// Asks for the latest version of every stream that has failed events.
+    /// Asks for the latest version of every stream that has failed events, or that is not known.
     async fn ask(&mut self) -> Result<(), String> {
         let words = |error: ClientError| error.to_string();
         let mut client = match self.client.take() {
@@ -320,9 +350,10 @@ impl Sender {
                 WireClient::connect(address, password.as_deref()).await.map_err(words)?
             }
         };
-        let mut known = HashSet::new();
-        let all = self.failed.iter().map(|record| stream_of(&record.event));
-        let streams: Vec<_> = all.filter(|stream| known.insert(stream.clone())).collect();
+        let unknown = self.pending.iter().filter(|next| !self.versions.knows(&next.event));
+        let all = self.failed.iter().chain(unknown).map(|record| stream_of(&record.event));
+        let mut asked = HashSet::new();
+        let streams: Vec<_> = all.filter(|stream| asked.insert(stream.clone())).collect();
         for (stream, key) in &streams {
             let mut buffer = Uuid::encode_buffer();
             let key = key.uuid().hyphenated().encode_lower(&mut buffer);
@@ -357,7 +388,7 @@ fn size(record: &Record) -> usize {
 /// Queues the command that appends an event.
 fn put_append(out: &mut BytesMut, record: &Record, expected: ExpectedVersion) {
     let event = &record.event;
-    let (mut id, mut key) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+    let (mut id, mut key) = ([0; Hyphenated::LENGTH], [0; Hyphenated::LENGTH]);
     record.id.hyphenated().encode_lower(&mut id);
     event.key.uuid().hyphenated().encode_lower(&mut key);
     let version = match expected {
@@ -397,7 +428,7 @@ mod tests {
         let sent = |line: &str, expected| {
             let event = Event::parse(line.as_bytes()).unwrap();
             let id = Uuid::from_u128(7);
-            let record = Record { line: 1, ordinal: 0, line_bytes: 0, id, event };
+            let record = Record { line: 1, ordinal: 0, line_bytes: 0, id, event, overtaken: None };
             let mut out = BytesMut::new();
             put_append(&mut out, &record, expected);
             let text = String::from_utf8(out.to_vec()).unwrap();

@@ -427,10 +427,7 @@ mod tests {
         let list = vec![Value::Null, Value::Boolean(true), Value::Double(1.5)];
         let numbers = vec![Value::Integer(1), Value::Integer(2)];
         vec![
-            Value::Map(vec![
-                (simple("a"), Value::Integer(-7)),
-                (bulk(b"b"), Value::Array(list)),
-            ]),
+            Value::Map(vec![(simple("a"), Value::Integer(-7)), (bulk(b"b"), Value::Array(list))]),
             Value::Null,
             Value::Array(vec![]),
             Value::Null,

@@ -1,0 +1,88 @@
+//! check, dump, ping: what an operator types.
+
+use std::path::Path;
+
+use redis::Value;
+
+use crate::support::{Process, actadb, connect_to};
+
+async fn some_events(data: &Path) {
+    let server = Process::start(data);
+    let mut connection = connect_to(&format!("redis://{}/", server.address)).await;
+    for n in 0..20 {
+        let mut append = redis::cmd("EAPPEND");
+        append.arg(format!("s{}", n % 3)).arg("Happened").arg("PAYLOAD").arg(n);
+        let _: Value = append.query_async(&mut connection).await.expect("appends");
+    }
+    let (exit, stdout, _) = actadb(&["ping", "--client-address", &server.address]);
+    assert_eq!(exit, 0);
+    assert!(stdout.starts_with("PONG"), "{stdout}");
+    // A database in use is left alone, by tools and by a second server.
+    let path = data.to_str().expect("a path");
+    let (exit, _, stderr) = actadb(&["check", "--dir", path]);
+    assert_eq!(exit, 2);
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+    let second = ["--dir", path, "--client-address", "127.0.0.1:0"];
+    let (exit, _, stderr) = actadb(&second);
+    assert_eq!(exit, 1);
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+    assert!(server.terminate());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_and_dump_tell_what_is_there_and_what_is_damaged() {
+    let dir = tempfile::tempdir().expect("dir");
+    let data = dir.path().join("data");
+    some_events(&data).await;
+    let path = data.to_str().expect("a path");
+
+    let (exit, stdout, _) = actadb(&["check", "--dir", path]);
+    assert_eq!(exit, 0, "{stdout}");
+    assert!(stdout.contains("sound: 20 events"), "{stdout}");
+    let (exit, stdout, _) = actadb(&["dump", "--dir", path]);
+    assert_eq!(exit, 0);
+    assert_eq!(stdout.matches("Happened").count(), 20, "{stdout}");
+    let (_, stdout, _) = actadb(&["dump", "--dir", path, "--json"]);
+    let payloads = stdout.lines().filter(|line| line.contains("\"payload\":\"7\"")).count();
+    assert_eq!(payloads, 1, "{stdout}");
+
+    // One flipped byte in the first frame of a bucket that has several.
+    let segment = (0..4)
+        .map(|bucket| data.join(format!("bucket-00{bucket}/000000000001.segment")))
+        .find(|path| path.exists())
+        .expect("some bucket has events");
+    let mut bytes = std::fs::read(&segment).expect("read");
+    bytes[4096 + 45] ^= 1;
+    std::fs::write(&segment, &bytes).expect("written");
+    let (exit, stdout, _) = actadb(&["check", "--dir", path, "--json"]);
+    assert_eq!(exit, 1, "{stdout}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(report["damaged"], true);
+    assert!(stdout.contains("000000000001.segment"), "{stdout}");
+    let (exit, stdout, _) = actadb(&["dump", "--dir", path]);
+    assert_eq!(exit, 1);
+    assert!(stdout.contains("DAMAGE"), "{stdout}");
+
+    // The damaged bucket stays closed, named; the others serve.
+    let server = Process::start(&data);
+    let mut connection = connect_to(&format!("redis://{}/", server.address)).await;
+    let (mut closed, mut served) = (0, 0);
+    for n in 0..3 {
+        let mut scan = redis::cmd("ESCAN");
+        scan.arg(format!("s{n}")).arg("-").arg("+");
+        match scan.query_async::<Value>(&mut connection).await {
+            Ok(_) => served += 1,
+            Err(error) => {
+                assert_eq!(error.code(), Some("CORRUPT"), "{error}");
+                closed += 1;
+            }
+        }
+    }
+    assert!(closed > 0 && closed + served == 3, "{closed} closed, {served} served");
+    let (exit, _, stderr) = actadb(&["check", "--dir", "/no/such/dir"]);
+    assert_eq!(exit, 2);
+    assert!(stderr.contains("holds no database"), "{stderr}");
+    let (exit, _, stderr) = actadb(&["ping", "--client-address", "127.0.0.1:1"]);
+    assert_eq!(exit, 1);
+    assert!(stderr.contains("127.0.0.1:1"), "{stderr}");
+}

@@ -1,0 +1,266 @@
+//! Disks that fail: a sync answers EIO once, writes find no space for a while.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::resp::{Client, Position, Value, appended, said};
+use super::strace::Strace;
+use crate::server_process::{Home, ServerProcess};
+
+const BUCKETS: u64 = 4;
+/// Appends that are sent while there is no space.
+const WAITING: usize = 12;
+
+/// What the parts here do all the time: appends to a stream of each bucket, and what they heard.
+struct Writer {
+    connection: Client,
+    /// A stream in each bucket.
+    streams: Vec<String>,
+    sent: u64,
+    acknowledged: Vec<(String, Position)>,
+    /// Payloads whose outcome nobody knows.
+    unknown: Vec<String>,
+}
+
+impl Writer {
+    /// Connects, and finds a stream for each bucket by appending to some.
+    fn start(server: &ServerProcess) -> Result<Self, String> {
+        let connection = Client::connect(server.address()).map_err(said)?;
+        let (acknowledged, unknown) = (Vec::new(), Vec::new());
+        let streams = vec![String::new(); BUCKETS as usize];
+        let mut writer = Self { connection, streams, sent: 0, acknowledged, unknown };
+        for n in 0..200 {
+            let stream = format!("stream-{n}");
+            if let Some((_, position)) = writer.append(&stream)?.1 {
+                let bucket = (position.partition % BUCKETS) as usize;
+                if let Some(place) = writer.streams.get_mut(bucket) {
+                    *place = stream;
+                }
+            }
+            if writer.streams.iter().all(|stream| !stream.is_empty()) {
+                return Ok(writer);
+            }
+        }
+        Err("200 streams do not fill 4 buckets".into())
+    }
+
+    /// One append; its answer, and where it landed if it was accepted.
+    fn append(&mut self, stream: &str) -> Result<(Value, Option<(String, Position)>), String> {
+        self.sent += 1;
+        let payload = format!("event {}", self.sent);
+        let command = ["EAPPEND", stream, "E", "PAYLOAD", &payload];
+        let value = self.connection.call(&command).map_err(said)?;
+        let accepted = appended(&value).map(|position| (payload.clone(), position));
+        match &accepted {
+            Some(accepted) => self.acknowledged.push(accepted.clone()),
+            None if matches!(value.code(), Some("UNCERTAIN" | "TIMEOUT")) => {
+                self.unknown.push(payload);
+            }
+            None => {}
+        }
+        Ok((value, accepted))
+    }
+
+    fn append_to_bucket(&mut self, bucket: usize) -> Result<Value, String> {
+        let stream = self.streams.get(bucket).ok_or("no such bucket")?.clone();
+        Ok(self.append(&stream)?.0)
+    }
+
+    /// Appends that must be accepted, to every bucket but one.
+    fn append_to_others(&mut self, but: usize) -> Result<(), String> {
+        for bucket in (0..BUCKETS as usize).filter(|bucket| *bucket != but) {
+            let value = self.append_to_bucket(bucket)?;
+            if appended(&value).is_none() {
+                return Err(format!("bucket {bucket}, whose disk works, answered {value:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything acknowledged can be read by its id.
+    fn read_all(&mut self) -> Result<(), String> {
+        for (payload, position) in &self.acknowledged {
+            let value = self.connection.call(&["EGET", &position.id]).map_err(said)?;
+            if value.field("payload").and_then(Value::text) != Some(payload) {
+                return Err(format!("EGET {} of {payload}: {value:?}", position.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Scans everything on a server: what was acknowledged is there once, where it was said to
+    /// be; of the rest only what nobody knows the outcome of, at most once.
+    fn audit(&self, server: &ServerProcess) -> Result<String, String> {
+        let mut connection = Client::connect(server.address()).map_err(said)?;
+        let mut events = Vec::new();
+        for partition in 0..32 {
+            events.extend(connection.partition(partition)?);
+        }
+        for (payload, position) in &self.acknowledged {
+            let mut of = events.iter().filter(|event| event.payload == payload.as_bytes());
+            match (of.next(), of.next()) {
+                (Some(event), None) if event.position == *position => {}
+                other => return Err(format!("{payload}, told {position:?}, is {other:?}")),
+            }
+        }
+        let told: Vec<&str> = self.acknowledged.iter().map(|(payload, _)| &**payload).collect();
+        let mut rest: Vec<String> =
+            events.iter().map(|event| String::from_utf8_lossy(&event.payload).into()).collect();
+        rest.retain(|payload| !told.contains(&payload.as_str()));
+        let count = rest.len();
+        rest.sort();
+        rest.dedup();
+        if count != rest.len() || rest.iter().any(|payload| !self.unknown.contains(payload)) {
+            return Err(format!("these are there and should not be, or twice: {rest:?}"));
+        }
+        Ok(format!(
+            "all {} acknowledged are there once, {count} of {} with unknown outcome",
+            told.len(),
+            self.unknown.len()
+        ))
+    }
+}
+
+fn health(server: &ServerProcess, status: u16, words: &[&str]) -> Result<String, String> {
+    let (code, body) = server.http("/health/ready")?;
+    if code == status && words.iter().all(|word| body.contains(word)) {
+        return Ok(body.trim().to_owned());
+    }
+    Err(format!("/health/ready answered {code} {body}, expected {status} and {words:?}"))
+}
+
+pub(super) fn failed_sync(binary: &Path) -> Result<String, String> {
+    let home = Home::new(binary, &[])?;
+    home.explain(eio(&home))
+}
+
+fn eio(home: &Home) -> Result<String, String> {
+    let bucket = 2;
+    let server = home.start()?;
+    let mut writer = Writer::start(&server)?;
+    let thread = server.thread_id(&format!("acta-write-{bucket}"))?;
+    let options = ["-y", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=3"];
+    let strace = Strace::attach(&options, thread, &home.scratch("eio.strace"))?;
+    // Without a pause: an idle bucket would save its slots, and the failure would hit that sync.
+    let mut accepted = 0;
+    let failed = loop {
+        let value = writer.append_to_bucket(bucket)?;
+        if appended(&value).is_none() {
+            break value;
+        }
+        accepted += 1;
+        if accepted > 50 {
+            return Err("50 appends were accepted over a sync that failed".into());
+        }
+    };
+    if failed.code() != Some("UNCERTAIN") {
+        return Err(format!("the append whose sync failed was answered {failed:?}"));
+    }
+    // From here on syncs succeed again: nothing may come of that.
+    for _ in 0..20 {
+        let value = writer.append_to_bucket(bucket)?;
+        if value.code() != Some("READONLY") {
+            return Err(format!("an append behind the failed sync was answered {value:?}"));
+        }
+        writer.append_to_others(bucket)?;
+    }
+    writer.read_all()?;
+    let ready = health(&server, 200, &["degraded", "bucket 2"])?;
+    let lines = strace.detach()?;
+    let injected = lines.iter().position(|line| line.injected).ok_or("strace injected nothing")?;
+    let after = lines.iter().skip(injected + 1).filter(|line| line.file.ends_with(".segment"));
+    let after = after.count();
+    if after > 0 {
+        return Err(format!("{after} more fdatasyncs of a segment after the one that failed"));
+    }
+    server.terminate()?;
+    home.check()?;
+    let server = home.start()?;
+    let told = writer.audit(&server)?;
+    health(&server, 200, &["\"degraded\":[]"])?;
+    let mut again = Client::connect(server.address()).map_err(said)?;
+    for stream in &writer.streams {
+        again.append(stream, "after the restart")?;
+    }
+    server.terminate()?;
+    Ok(format!("UNCERTAIN, then READONLY 20 times; {ready}; after a restart {told}"))
+}
+
+pub(super) fn disk_full(binary: &Path) -> Result<String, String> {
+    let home = Home::new(binary, &[])?;
+    home.explain(enospc(&home))
+}
+
+fn enospc(home: &Home) -> Result<String, String> {
+    let bucket = 1;
+    let server = home.start()?;
+    let mut writer = Writer::start(&server)?;
+    let stream = writer.streams.get(bucket).ok_or("no such bucket")?.clone();
+    let thread = server.thread_id(&format!("acta-write-{bucket}"))?;
+    let options = ["-y", "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC"];
+    let strace = Strace::attach(&options, thread, &home.scratch("enospc.strace"))?;
+
+    // Some are in an entry when its write fails, or stand behind it: they wait for space. What
+    // comes later may be refused.
+    let clients: Vec<_> = (0..WAITING)
+        .map(|n| {
+            thread::sleep(Duration::from_millis(50));
+            let (address, stream) = (server.address(), stream.clone());
+            thread::spawn(move || one_append(address, &stream, &format!("without space {n}")))
+        })
+        .collect();
+    for _ in 0..20 {
+        writer.append_to_others(bucket)?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    writer.read_all()?;
+    let ready = health(&server, 200, &["degraded", "bucket 1"])?;
+    let waiting = clients.iter().filter(|client| !client.is_finished()).count();
+    let lines = strace.detach()?;
+    let tries = lines.iter().filter(|line| line.injected).count();
+    if tries < 2 {
+        return Err(format!("the write was tried {tries} times: no retry"));
+    }
+
+    let mut refused = 0;
+    for client in clients {
+        let (payload, value) = client.join().map_err(|_| "a client panicked")??;
+        match (appended(&value), value.code()) {
+            (Some(position), _) => writer.acknowledged.push((payload, position)),
+            (None, Some("DISKFULL")) => refused += 1,
+            _ => return Err(format!("{payload}: {value:?}")),
+        }
+    }
+    if waiting == 0 || refused + waiting < WAITING {
+        return Err(format!("of {WAITING} appends {waiting} waited, {refused} were refused"));
+    }
+    for _ in 0..20 {
+        let value = writer.append_to_bucket(bucket)?;
+        if appended(&value).is_none() {
+            return Err(format!("with space again, an append was answered {value:?}"));
+        }
+    }
+    health(&server, 200, &["\"degraded\":[]"])?;
+    writer.audit(&server)?;
+    server.terminate()?;
+    home.check()?;
+    let server = home.start()?;
+    let told = writer.audit(&server)?;
+    server.terminate()?;
+    Ok(format!(
+        "of {WAITING} appends {refused} were answered DISKFULL, {waiting} waited for space; the \
+         write was tried {tries} times; {ready}; then appends succeed; after a restart {told}"
+    ))
+}
+
+fn one_append(
+    address: SocketAddr,
+    stream: &str,
+    payload: &str,
+) -> Result<(String, Value), String> {
+    let mut connection = Client::connect(address).map_err(said)?;
+    let value = connection.call(&["EAPPEND", stream, "E", "PAYLOAD", payload]).map_err(said)?;
+    Ok((payload.to_owned(), value))
+}
