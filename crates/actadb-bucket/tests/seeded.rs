@@ -108,11 +108,8 @@ impl World {
 
     fn open(&mut self) {
         let partitioning = Partitioning::new(3, 1).expect("valid");
-        let meta = Meta {
-            database: Uuid::from_u128(1),
-            partitioning,
-            segment_bytes: SEGMENT_BYTES,
-        };
+        let meta =
+            Meta { database: Uuid::from_u128(1), partitioning, segment_bytes: SEGMENT_BYTES };
         let disk = Arc::new(self.disk.clone());
         let directory = Directory::open_or_create(disk, Path::new("/db"), meta).expect("opens");
         let bucket = open_bucket(&directory, BucketId(0))
@@ -141,12 +138,14 @@ impl World {
                         cached_heads: 3,
                     };
                     let seed = self.dice.draw();
-                    let start =
-                        Start { partition: *partition, rules, id_floor_ns: floor, seed };
+                    let start = Start { partition: *partition, rules, id_floor_ns: floor, seed };
                     PartitionSide::new(identity, start)
                 })
                 .collect(),
-            mailboxes: vec![VecDeque::new(); 3].into_iter().map(|_: VecDeque<u8>| VecDeque::new()).collect(),
+            mailboxes: vec![VecDeque::new(); 3]
+                .into_iter()
+                .map(|_: VecDeque<u8>| VecDeque::new())
+                .collect(),
             proposals: vec![VecDeque::new(); 3],
             messages: vec![VecDeque::new(); 3],
             work: None,
@@ -204,7 +203,9 @@ impl World {
         self.life().sides[n].step(now, input, &mut out);
         for output in out {
             match output {
-                PartitionOutput::Fetch { fetch, keys } => self.life().fetches.push((n, fetch, keys)),
+                PartitionOutput::Fetch { fetch, keys } => {
+                    self.life().fetches.push((n, fetch, keys))
+                }
                 PartitionOutput::Propose(proposal) => self.life().proposals[n].push_back(proposal),
                 PartitionOutput::WantSync => self.step_writer(WriterInput::WantSync),
                 PartitionOutput::Answer { token, results } => {
@@ -230,7 +231,8 @@ impl World {
                 if let Some(before) = &operation.acknowledged {
                     assert_eq!(*before, told, "seed {seed}: a retry answered other positions");
                 }
-                let fresh = operation.acked_before.is_none_or(|acked| appended.first_sequence > acked);
+                let fresh =
+                    operation.acked_before.is_none_or(|acked| appended.first_sequence > acked);
                 assert!(fresh, "seed {seed}: sent after an acknowledgement, numbered before it");
                 assert!(
                     reader.next_sequence(operation.partition) > appended.last_sequence(),
@@ -441,7 +443,11 @@ impl World {
             operation.refused = false;
             let next = reader.next_sequence(operation.partition);
             if operation.acknowledged.as_ref().is_some_and(|(first, _)| *first >= next) {
-                assert!(!operation.transaction.is_durable(), "seed {}: DURABLE was lost", self.seed);
+                assert!(
+                    !operation.transaction.is_durable(),
+                    "seed {}: DURABLE was lost",
+                    self.seed
+                );
                 operation.acknowledged = None;
             }
         }
@@ -525,7 +531,9 @@ fn run(seed: u64, fsync: FsyncMode, steps: u64) -> World {
         match world.dice.below(4000) {
             0 => world.crash(),
             1 => world.disk.stop_after(world.dice.clone().below(40)),
-            2 if fsync == FsyncMode::Always => world.disk.fail_sync_after(world.dice.clone().below(5)),
+            2 if fsync == FsyncMode::Always => {
+                world.disk.fail_sync_after(world.dice.clone().below(5))
+            }
             3 => world.disk.set_capacity(Some(world.dice.clone().below(600_000))),
             4 => world.disk.fail_write_after(2, std::io::ErrorKind::StorageFull),
             5..10 => world.disk.set_capacity(None),
@@ -554,8 +562,7 @@ fn run(seed: u64, fsync: FsyncMode, steps: u64) -> World {
 
 #[test]
 fn what_clients_were_told_is_what_is_there() {
-    let seeds: u64 =
-        std::env::var("TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let seeds: u64 = std::env::var("TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     let (mut acknowledged, mut crashes) = (0, 0);
     for seed in 0..seeds {
         let fsync = match seed % 5 {

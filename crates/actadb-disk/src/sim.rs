@@ -241,8 +241,7 @@ impl Inode {
     }
 
     fn lose_power(&mut self, dice: &mut SplitMix64) {
-        let length =
-            if dice.one_in(2) { self.cached.len() } else { self.durable.len() };
+        let length = if dice.one_in(2) { self.cached.len() } else { self.durable.len() };
         // All, none, or a coin for each: the extremes are the likeliest to find mistakes.
         let manner = dice.below(4);
         for sector in std::mem::take(&mut self.dirty) {

@@ -92,8 +92,10 @@ impl OpenIndex {
         // could take does not matter, as answers are candidates.
         match chains.iter_mut().find(|chain| chain.next() == version) {
             Some(chain) => chain.places.push(place),
-            None => chains.push(Chain { first: version, places: SmallVec::from_buf_and_len(
-                [place, 0, 0, 0], 1) }),
+            None => chains.push(Chain {
+                first: version,
+                places: SmallVec::from_buf_and_len([place, 0, 0, 0], 1),
+            }),
         }
     }
 

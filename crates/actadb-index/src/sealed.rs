@@ -89,8 +89,7 @@ impl SealedIndex {
         segment: u64,
     ) -> Result<Self, IndexError> {
         let file = disk.open_read(path).map_err(IndexError::io("open", path))?;
-        let damaged =
-            |what| IndexError::Damaged { path: path.to_owned(), offset: 0, what };
+        let damaged = |what| IndexError::Damaged { path: path.to_owned(), offset: 0, what };
         let seed = index_seed(database, bucket, segment);
         let mut index = Self {
             file,
@@ -113,8 +112,7 @@ impl SealedIndex {
             keys: Table { block: 0, count: 0 },
         };
         let block = index.block(0)?;
-        let (header, _) =
-            RawHeader::read_from_prefix(&*block).map_err(|_| damaged("no header"))?;
+        let (header, _) = RawHeader::read_from_prefix(&*block).map_err(|_| damaged("no header"))?;
         if header.magic != MAGIC || header.version.get() > FORMAT_VERSION {
             return Err(damaged("not an index of a known version"));
         }
@@ -289,9 +287,8 @@ impl SealedIndex {
         let mut found = SmallVec::new();
         let mut from = Some(group_lane(group, 0));
         while let Some(wanted) = from {
-            let at = self.lower_bound::<RawPosting>(self.postings, &|raw| {
-                raw.group_lane.get() < wanted
-            })?;
+            let at = self
+                .lower_bound::<RawPosting>(self.postings, &|raw| raw.group_lane.get() < wanted)?;
             if at >= self.postings.count {
                 break;
             }

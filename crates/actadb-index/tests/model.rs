@@ -152,5 +152,8 @@ fn a_bit_flipped_in_any_block_is_an_error_and_never_an_answer() {
     assert!(SealedIndex::open(&disk, path, described().database, 1, 7).is_err());
     let other = Uuid::from_u128(99);
     assert!(SealedIndex::open(&disk, path, other, 1, 7).is_err(), "another database's index");
-    assert!(SealedIndex::open(&disk, path, described().database, 1, 8).is_err(), "another segment's");
+    assert!(
+        SealedIndex::open(&disk, path, described().database, 1, 8).is_err(),
+        "another segment's"
+    );
 }

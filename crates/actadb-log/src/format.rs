@@ -249,7 +249,7 @@ impl FrameHeader {
         }
         let version = u16::from(raw.version);
         let kind = EntryKind::from_u8(raw.kind);
-        let (true, Some(kind)) = (version <= FORMAT_VERSION, kind) else {
+        let (false, Some(kind)) = (version > FORMAT_VERSION, kind) else {
             return FrameRead::Newer(version.max(FORMAT_VERSION + 1));
         };
         FrameRead::Good(Self {

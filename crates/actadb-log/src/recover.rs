@@ -14,8 +14,8 @@ use actadb_disk::disk::DiskFile;
 
 use crate::error::{Damage, LogError, SYNC};
 use crate::format::SEGMENT_HEADER_BYTES;
-use crate::scan::{Found, Frame, Scanner, Tip};
 use crate::format::SegmentHeader;
+use crate::scan::{Found, Frame, Scanner, Tip};
 use crate::segment::{read_header, segment_numbers, segment_path};
 use crate::writer::{FullSegment, LogSettings, LogWriter, OpenSegment};
 
@@ -193,8 +193,7 @@ impl Recovery {
         let file = self.settings.disk.open(&path).map_err(LogError::io("open", &path))?;
         let header = read_header(&*file, &path, self.settings.identity)?
             .ok_or_else(|| LogError::from(Damage::new(&path, 0, "the segment has no header")))?;
-        if header.first_index != self.tip.index + 1
-            || header.previous_checksum != self.tip.checksum
+        if header.first_index != self.tip.index + 1 || header.previous_checksum != self.tip.checksum
         {
             let what = format!(
                 "does not continue the segment before it (first index {}, expected {})",

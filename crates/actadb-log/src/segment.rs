@@ -56,8 +56,9 @@ pub fn read_header(
             found: header.identity.to_string(),
             expected: identity.to_string(),
         }),
-        HeaderRead::Good(header) if segment_path(Path::new(""), header.number)
-            != Path::new(path.file_name().unwrap_or_default()) =>
+        HeaderRead::Good(header)
+            if segment_path(Path::new(""), header.number)
+                != Path::new(path.file_name().unwrap_or_default()) =>
         {
             let what = format!("the file holds segment {}", header.number);
             Err(Damage::new(path, 0, what).into())

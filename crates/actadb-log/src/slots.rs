@@ -273,7 +273,8 @@ mod tests {
             let after = disk.contents(&Slots::path(dir)).expect("there");
             let start = if before[..4096] == after[..4096] { 4096 } else { 0 };
             disk.damage(&Slots::path(dir), |bytes| {
-                bytes[start + cut..start + 4096].copy_from_slice(&before[start + cut..start + 4096]);
+                bytes[start + cut..start + 4096]
+                    .copy_from_slice(&before[start + cut..start + 4096]);
             });
             let opened = Slots::open(&disk, dir, identity()).expect("open").expect("there");
             assert!([10, 20].contains(&opened.state().synced_index), "cut at {cut}");

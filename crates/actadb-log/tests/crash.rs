@@ -182,7 +182,7 @@ fn damage_below_a_proof_is_refused_by_name_and_nothing_is_changed() {
         let whole = disk.contents(&path).expect("there");
         disk.damage(&path, |bytes| bytes[offset] ^= 0x10);
         let before: Vec<_> = disk.files().iter().map(|path| disk.contents(path)).collect();
-        let error = recover(&disk, 0).err().expect("damage is refused");
+        let error = recover(&disk, 0).expect_err("damage is refused");
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         assert!(matches!(error, LogError::Damaged(_)), "{error}");
         let after: Vec<_> = disk.files().iter().map(|path| disk.contents(path)).collect();
@@ -221,7 +221,7 @@ fn segments_missing_truncated_foreign_or_newer_are_refused_by_name() {
         disk
     };
     let refused = |disk: &SimDisk, word: &str| {
-        let error = recover(disk, 40).err().expect("refused").to_string();
+        let error = recover(disk, 40).expect_err("refused").to_string();
         assert!(error.contains(word), "{error}");
     };
     let disk = build();
@@ -244,9 +244,8 @@ fn segments_missing_truncated_foreign_or_newer_are_refused_by_name() {
     let disk = build();
     let mut foreign = settings(&disk);
     foreign.identity.database = Uuid::from_u128(77);
-    let error = Recovery::start(foreign, 0).and_then(|mut recovery| {
-        recovery.scan::<LogError>(|_, _| Ok(()))
-    });
+    let error = Recovery::start(foreign, 0)
+        .and_then(|mut recovery| recovery.scan::<LogError>(|_, _| Ok(())));
     assert!(matches!(error, Err(LogError::Foreign { .. })));
 
     let disk = build();

@@ -123,7 +123,10 @@ mod tests {
     #[test]
     fn limits_are_in_bytes() {
         assert!(StreamId::new(&"a".repeat(255)).is_ok());
-        assert!(matches!(StreamId::new(&"ä".repeat(128)), Err(BadName::TooLong { length: 256, .. })));
+        assert!(matches!(
+            StreamId::new(&"ä".repeat(128)),
+            Err(BadName::TooLong { length: 256, .. })
+        ));
     }
 
     #[test]

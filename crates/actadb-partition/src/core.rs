@@ -60,7 +60,9 @@ enum Role {
     Following,
     Leading,
     /// Refused from here on: nothing is decided until all below is committed.
-    Pausing { from: u64 },
+    Pausing {
+        from: u64,
+    },
     Closed(ClosedReason),
 }
 
@@ -228,14 +230,8 @@ impl PartitionCore {
                 next_sequence: self.next_sequence,
                 decided_ns: self.last_decided_ns,
             };
-            let result = decide(
-                &self.rules,
-                &mut self.heads,
-                &mut self.ids,
-                &position,
-                now,
-                transaction,
-            );
+            let result =
+                decide(&self.rules, &mut self.heads, &mut self.ids, &position, now, transaction);
             if let Decided::Proposed(numbered) = &result.decided {
                 self.propose(numbered, result.durable, out);
             }

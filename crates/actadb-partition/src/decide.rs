@@ -38,7 +38,10 @@ pub(crate) fn decide(
         return HeldResult { decided: Decided::Bad(refusal), until: 0, durable: false };
     }
     if let Some(known) = known_ids(heads, &transaction) {
-        return HeldResult { durable: durable && !matches!(known.decided, Decided::Bad(_)), ..known };
+        return HeldResult {
+            durable: durable && !matches!(known.decided, Decided::Bad(_)),
+            ..known
+        };
     }
     match number(heads, ids, position, now, transaction) {
         Ok(numbered) => {
@@ -59,10 +62,8 @@ fn refuse_alone(rules: &Rules, transaction: &Transaction) -> Option<Refusal> {
         return Some(Refusal::TooLarge { size_bytes, limit_bytes });
     }
     let lax = transaction.events().iter().find(|event| !event.expected.is_strict());
-    lax.filter(|_| rules.strict_versioning).map(|event| Refusal::NotStrict {
-        stream: event.stream.clone(),
-        expected: event.expected,
-    })
+    lax.filter(|_| rules.strict_versioning)
+        .map(|event| Refusal::NotStrict { stream: event.stream.clone(), expected: event.expected })
 }
 
 /// A transaction whose event ids are taken: a retry of the append that took them, or a duplicate.
@@ -88,8 +89,7 @@ fn known_ids(heads: &Heads, transaction: &Transaction) -> Option<HeldResult> {
         });
     }
     let stored = owner.events.iter().find(|stored| stored.id == id)?;
-    let refusal =
-        Refusal::Duplicate { id, stream: stored.stream.clone(), version: stored.version };
+    let refusal = Refusal::Duplicate { id, stream: stored.stream.clone(), version: stored.version };
     Some(HeldResult { decided: Decided::Bad(refusal), until, durable: false })
 }
 
@@ -186,8 +186,7 @@ fn current_of(
         StreamFact::Elsewhere { partition_key, .. } => (None, partition_key),
     };
     if key != given {
-        let refusal =
-            Refusal::OtherPartitionKey { stream: stream.clone(), given, actual: key };
+        let refusal = Refusal::OtherPartitionKey { stream: stream.clone(), given, actual: key };
         return Err((refusal, uncommitted_until));
     }
     Ok(Current { before: version, version, uncommitted_until })

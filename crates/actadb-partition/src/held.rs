@@ -195,7 +195,8 @@ impl Held {
             message.lose(committed, Lost::Unknown(refusal));
             let token = message.token;
             let results = message.results.into_iter().map(|result| {
-                let certain = result.until <= committed && (!result.durable || result.until <= synced);
+                let certain =
+                    result.until <= committed && (!result.durable || result.until <= synced);
                 match result.decided {
                     Decided::Proposed(_) | Decided::Replayed(_) if !certain => {
                         Err(Unknown::Uncertain.into())

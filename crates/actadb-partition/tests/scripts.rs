@@ -198,9 +198,10 @@ fn input(line: &str) -> Input {
 fn print_result(result: &AppendResult) -> String {
     match result {
         Ok(appended) => {
-            let events = appended.events.iter().map(|event| {
-                format!("{}@{} {}", event.stream, event.version, name_of(event.id))
-            });
+            let events = appended
+                .events
+                .iter()
+                .map(|event| format!("{}@{} {}", event.stream, event.version, name_of(event.id)));
             format!("ok {} [{}]", appended.first_sequence, events.collect::<Vec<_>>().join(", "))
         }
         Err(error) => {
@@ -224,7 +225,10 @@ fn print(output: &Output) -> String {
             let events = numbered.event_refs().map(|e| format!("{}@{}", e.stream, e.version));
             let durable = if *durable { " durable" } else { "" };
             let events = events.collect::<Vec<_>>().join(", ");
-            format!("propose epoch {epoch} sequence {} [{events}]{durable}", numbered.first_sequence)
+            format!(
+                "propose epoch {epoch} sequence {} [{events}]{durable}",
+                numbered.first_sequence
+            )
         }
         Output::WantSync => "want sync".into(),
         Output::Answer { token, results } => {
@@ -272,8 +276,10 @@ fn run(script: &str) -> String {
 #[test]
 fn every_script_gives_what_it_says() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(dir).expect("scripts").map(|entry| entry.expect("entry").path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .expect("scripts")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     paths.sort();
     assert!(!paths.is_empty());
     let mut wrong = Vec::new();

@@ -36,11 +36,7 @@ impl EventOptions {
     }
 
     /// Takes the next option; `false` when the next argument is none.
-    fn take(
-        &mut self,
-        arguments: &mut Arguments<'_>,
-        with_key: bool,
-    ) -> Result<bool, ErrorReply> {
+    fn take(&mut self, arguments: &mut Arguments<'_>, with_key: bool) -> Result<bool, ErrorReply> {
         let Some(word) = arguments.peek() else { return Ok(false) };
         let is = |name| is_word(word, name);
         if is("DURABLE") {
@@ -88,7 +84,8 @@ fn event(arguments: &mut Arguments<'_>, with_key: bool) -> Result<ParsedEvent, E
     let name = event_name(arguments.take()?)?;
     let mut options = EventOptions::new();
     while options.take(arguments, with_key)? {}
-    let mut event = NewEvent::new(stream, name).expected(options.expected.get().unwrap_or_default());
+    let mut event =
+        NewEvent::new(stream, name).expected(options.expected.get().unwrap_or_default());
     event.id = options.id.get();
     event.timestamp_ms = options.timestamp.get();
     event.payload = options.payload.get().unwrap_or_default();

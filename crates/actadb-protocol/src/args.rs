@@ -36,7 +36,7 @@ impl<'a> Arguments<'a> {
     }
 
     /// The next one, if there is one.
-    pub fn next(&mut self) -> Option<&'a Bytes> {
+    pub fn optional(&mut self) -> Option<&'a Bytes> {
         self.take().ok()
     }
 
@@ -89,7 +89,8 @@ impl<'a> Arguments<'a> {
     /// # Errors
     /// When there is none.
     pub fn value(&mut self, option: &str) -> Result<&'a Bytes, ErrorReply> {
-        self.next().ok_or_else(|| ErrorReply::new(Code::Syntax, format!("{option} needs a value")))
+        self.optional()
+            .ok_or_else(|| ErrorReply::new(Code::Syntax, format!("{option} needs a value")))
     }
 }
 
@@ -114,9 +115,7 @@ impl<T> Once<T> {
     pub fn set(&mut self, value: T) -> Result<(), ErrorReply> {
         match self.value.replace(value) {
             None => Ok(()),
-            Some(_) => {
-                Err(ErrorReply::new(Code::Syntax, format!("{} is given twice", self.name)))
-            }
+            Some(_) => Err(ErrorReply::new(Code::Syntax, format!("{} is given twice", self.name))),
         }
     }
 
@@ -225,7 +224,9 @@ pub enum PartitionSelector {
 /// # Errors
 /// When it is neither.
 pub fn partition(argument: &[u8]) -> Result<PartitionSelector, ErrorReply> {
-    if argument.len() < 32 && let Some(number) = decimal(argument) {
+    if argument.len() < 32
+        && let Some(number) = decimal(argument)
+    {
         let wanted = "a partition number (0 to 65535) or a partition key UUID";
         let id = u16::try_from(number).map_err(|_| bad("partition", wanted, argument))?;
         return Ok(PartitionSelector::Id(PartitionId(id)));

@@ -60,7 +60,7 @@ fn integer(argument: &[u8]) -> Option<i64> {
 /// Redis's words.
 pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
     let mut hello = Hello::default();
-    if let Some(version) = arguments.next() {
+    if let Some(version) = arguments.optional() {
         hello.protocol = Some(match integer(version) {
             Some(2) => Protocol::Resp2,
             Some(3) => Protocol::Resp3,
@@ -73,14 +73,17 @@ pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
             }
         });
     }
-    while let Some(word) = arguments.next() {
+    while let Some(word) = arguments.optional() {
         if is_word(word, "AUTH") && arguments.len() >= 2 {
             hello.auth = Some((arguments.take()?.clone(), arguments.take()?.clone()));
-        } else if is_word(word, "SETNAME") && arguments.len() >= 1 {
+        } else if is_word(word, "SETNAME") && !arguments.is_empty() {
             hello.name = Some(connection_name(arguments.take()?)?);
         } else {
             let shown = printable(word, 64);
-            return Err(ErrorReply::new(Code::Err, format!("Syntax error in HELLO option '{shown}'")));
+            return Err(ErrorReply::new(
+                Code::Err,
+                format!("Syntax error in HELLO option '{shown}'"),
+            ));
         }
     }
     Ok(hello)
@@ -92,7 +95,7 @@ pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
 /// Redis's words.
 pub fn auth(mut arguments: Arguments<'_>) -> Result<(Bytes, Bytes), ErrorReply> {
     let first = arguments.take()?.clone();
-    match arguments.next() {
+    match arguments.optional() {
         None => Ok((Bytes::from_static(b"default"), first)),
         Some(password) => {
             arguments.end().map_err(|_| ErrorReply::new(Code::Err, "syntax error"))?;
@@ -144,7 +147,7 @@ pub fn client(mut arguments: Arguments<'_>) -> Result<Client, ErrorReply> {
 /// # Errors
 /// Redis's words.
 pub fn commands(mut arguments: Arguments<'_>) -> Result<Commands, ErrorReply> {
-    let Some(word) = arguments.next() else { return Ok(Commands::All) };
+    let Some(word) = arguments.optional() else { return Ok(Commands::All) };
     if is_word(word, "COUNT") {
         Arguments::new("command|count", arguments.rest()).end()?;
         Ok(Commands::Count)
@@ -183,9 +186,7 @@ pub fn select(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
     arguments.end()?;
     match integer(&index) {
         Some(0) => Ok(()),
-        Some(_) => {
-            Err(ErrorReply::new(Code::Err, "DB index is out of range"))
-        }
+        Some(_) => Err(ErrorReply::new(Code::Err, "DB index is out of range")),
         None => Err(ErrorReply::new(Code::Err, "value is not an integer or out of range")),
     }
 }

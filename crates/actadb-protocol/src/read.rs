@@ -76,7 +76,7 @@ fn range(
     let mut count = Once::new("COUNT");
     let mut reverse = Once::new("REV");
     let mut key = Once::new("PARTITION_KEY");
-    while let Some(word) = arguments.next() {
+    while let Some(word) = arguments.optional() {
         if is_word(word, "COUNT") {
             let most = PAGE_MAX_EVENTS as u64;
             count.set(bounded("COUNT", arguments.value("COUNT")?, 1, most)? as usize)?;
@@ -102,7 +102,7 @@ pub fn stream_version(
 ) -> Result<(StreamId, Option<PartitionKey>), ErrorReply> {
     let stream = stream_id(arguments.take()?)?;
     let mut key = Once::new("PARTITION_KEY");
-    while let Some(word) = arguments.next() {
+    while let Some(word) = arguments.optional() {
         if !is_word(word, "PARTITION_KEY") {
             return Err(arguments.unexpected(word));
         }

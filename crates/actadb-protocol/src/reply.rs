@@ -102,10 +102,9 @@ impl Reply {
         let attributes = None;
         match self {
             Self::Simple(text) => Frame3::SimpleString { data: one_line(text), attributes },
-            Self::Error(error) => Frame3::SimpleError {
-                data: one_line_text(&error.to_string()).into(),
-                attributes,
-            },
+            Self::Error(error) => {
+                Frame3::SimpleError { data: one_line_text(&error.to_string()).into(), attributes }
+            }
             Self::Integer(number) => Frame3::Number { data: signed(*number), attributes },
             Self::Signed(number) => Frame3::Number { data: *number, attributes },
             Self::Bulk(bytes) => Frame3::BlobString { data: bytes.clone(), attributes },

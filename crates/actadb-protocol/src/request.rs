@@ -71,10 +71,7 @@ impl Request {
     /// Whether it changes the connection and therefore runs alone, in its place.
     #[must_use]
     pub fn runs_alone(&self) -> bool {
-        matches!(
-            self,
-            Self::Hello(_) | Self::Auth(..) | Self::Quit | Self::Reset | Self::Client(_)
-        )
+        matches!(self, Self::Hello(_) | Self::Auth(..) | Self::Quit | Self::Reset | Self::Client(_))
     }
 }
 
@@ -114,7 +111,7 @@ pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
             Request::Auth(user, password)
         }
         "PING" => {
-            let message = arguments.next().cloned();
+            let message = arguments.optional().cloned();
             arguments.end()?;
             Request::Ping(message)
         }

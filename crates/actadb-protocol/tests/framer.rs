@@ -140,14 +140,13 @@ fn inline_and_array_requests_follow_each_other_in_any_order() {
     });
 }
 
-const SMALL: Limits =
-    Limits {
-        arguments: 8,
-        bulk_bytes: 64,
-        request_bytes: 256,
-        inline_bytes: 128,
-        unauthenticated: false,
-    };
+const SMALL: Limits = Limits {
+    arguments: 8,
+    bulk_bytes: 64,
+    request_bytes: 256,
+    inline_bytes: 128,
+    unauthenticated: false,
+};
 
 /// Longest line that announces a length, of which all may be held while its end is missing.
 const LENGTH_LINE_BYTES: usize = 64;

@@ -61,12 +61,25 @@ pub struct Stats {
 #[derive(Debug)]
 enum Busy {
     Idle,
-    Allocating { body_bytes: u64 },
-    Writing { entry: Entry, sync: bool, durable: bool },
+    Allocating {
+        body_bytes: u64,
+    },
+    Writing {
+        entry: Entry,
+        sync: bool,
+        durable: bool,
+    },
     /// A write that found no space, to be made again at this time.
-    Blocked { entry: Entry, sync: bool, durable: bool, until: u64 },
+    Blocked {
+        entry: Entry,
+        sync: bool,
+        durable: bool,
+        until: u64,
+    },
     Syncing,
-    Saving { synced_index: u64 },
+    Saving {
+        synced_index: u64,
+    },
 }
 
 /// One bucket's replica.
@@ -304,8 +317,7 @@ impl ReplicaCore {
 
     /// `idle`: nothing else is to be done.
     fn save_is_due(&self, now: Now, idle: bool) -> bool {
-        let at_rest =
-            self.stopping || now.mono_ns >= self.last_write_ns + SLOT_SAVE_IDLE_NS;
+        let at_rest = self.stopping || now.mono_ns >= self.last_write_ns + SLOT_SAVE_IDLE_NS;
         let due = self.save_wanted || self.bytes_since_save >= SLOT_SAVE_BYTES;
         self.synced > self.saved && (due || (idle && at_rest))
     }

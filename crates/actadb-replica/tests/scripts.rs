@@ -132,7 +132,8 @@ fn run(script: &str) -> String {
             continue;
         }
         if command == "wake" {
-            let wake = core.wake_at().map(|at| format!("wakes in {} ms", (at - now.mono_ns) / 1_000_000));
+            let wake =
+                core.wake_at().map(|at| format!("wakes in {} ms", (at - now.mono_ns) / 1_000_000));
             writeln!(text, "{}", wake.unwrap_or("sleeps".into())).expect("a string grows");
             continue;
         }
@@ -148,8 +149,10 @@ fn run(script: &str) -> String {
 #[test]
 fn every_script_gives_what_it_says() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(dir).expect("scripts").map(|entry| entry.expect("entry").path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(dir)
+        .expect("scripts")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     paths.sort();
     assert!(!paths.is_empty());
     let mut wrong = Vec::new();

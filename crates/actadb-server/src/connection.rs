@@ -306,11 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// A run of other commands: a few in flight at once, answered in order.
-    async fn others(
-        &mut self,
-        first: Request,
-        batch: &mut VecDeque<Parsed>,
-    ) -> Result<(), End> {
+    async fn others(&mut self, first: Request, batch: &mut VecDeque<Parsed>) -> Result<(), End> {
         let protocol = self.session.protocol();
         let is_other = |parsed: &Parsed| {
             let of_run = |r: &Request| {

@@ -30,10 +30,8 @@ pub fn run(args: &DumpArgs) -> ExitCode {
     let (mut damaged, mut closed) = (false, false);
     let only = args.bucket.map(BucketId);
     let dumped = tools::dump(&args.dir, only, &mut |bucket, what| {
-        damaged |= matches!(
-            what,
-            Dumped::Step(Step::Bad { torn: false, .. }) | Dumped::Record(_, Err(_))
-        );
+        damaged |=
+            matches!(what, Dumped::Step(Step::Bad { torn: false, .. }) | Dumped::Record(_, Err(_)));
         // A reader like `head` that has seen enough closes the pipe.
         closed = closed || show(&mut out, args.json, bucket, &what).is_err();
     });

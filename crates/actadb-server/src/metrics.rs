@@ -70,9 +70,10 @@ fn histogram(
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for (labels, value) in rows {
-        let finite = value.buckets.into_iter().map(|(bound, count)| {
-            (if bound.is_finite() { bound } else { f64::MAX }, count)
-        });
+        let finite = value
+            .buckets
+            .into_iter()
+            .map(|(bound, count)| (if bound.is_finite() { bound } else { f64::MAX }, count));
         let buckets: Vec<(f64, u64)> = finite.collect();
         metric.encode_family(&labels)?.encode_histogram::<Labels>(
             value.sum,
@@ -96,9 +97,8 @@ impl Gatherer {
         let registry = &self.0.registry;
         let one = |value: u64| vec![(Labels::new(), value)];
         let labelled = |label: &str, rows: Vec<(&'static str, u64)>| {
-            let row = |(word, count): (&str, u64)| {
-                (vec![(label.to_owned(), word.to_lowercase())], count)
-            };
+            let row =
+                |(word, count): (&str, u64)| (vec![(label.to_owned(), word.to_lowercase())], count);
             rows.into_iter().map(row).collect::<Vec<_>>()
         };
         let commands = labelled("command", registry.command_counts());
@@ -164,12 +164,7 @@ impl Gatherer {
             "Messages that wait for facts from the disk",
             values(|b| b.parked as f64),
         )?;
-        gauge(
-            encoder,
-            "stream_heads",
-            "Heads of streams in memory",
-            values(|b| b.heads as f64),
-        )?;
+        gauge(encoder, "stream_heads", "Heads of streams in memory", values(|b| b.heads as f64))?;
         gauge(
             encoder,
             "full_segments",

@@ -150,8 +150,7 @@ impl Session {
             Client::Info => Reply::Text(self.row.line()),
             Client::List => {
                 self.registry.update(&self.row);
-                let lines: Vec<String> =
-                    self.registry.rows().iter().map(ClientRow::line).collect();
+                let lines: Vec<String> = self.registry.rows().iter().map(ClientRow::line).collect();
                 Reply::Text(lines.join("\n") + "\n")
             }
             Client::GetName if self.row.name.is_empty() => Reply::Null,

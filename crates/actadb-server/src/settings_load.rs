@@ -109,8 +109,7 @@ pub fn load(
         let hint = closest.map(|name| format!("; did you mean '{name}'?")).unwrap_or_default();
         return Err(BadConfiguration(format!("unknown key '{key}' ({origin}){hint}")));
     }
-    let settings: Settings =
-        merged.try_deserialize().map_err(|error| explain(error, &origins))?;
+    let settings: Settings = merged.try_deserialize().map_err(|error| explain(error, &origins))?;
     check(&settings, &origins)?;
     Ok(Loaded { settings, origins })
 }
@@ -120,8 +119,7 @@ fn leaves(value: &Value) -> BTreeMap<String, Option<String>> {
         match &value.kind {
             ValueKind::Table(table) => {
                 for (key, child) in table {
-                    let path =
-                        if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                     walk(&path, child, out);
                 }
             }
@@ -163,10 +161,7 @@ fn explain(error: ConfigError, origins: &BTreeMap<String, Origin>) -> BadConfigu
 }
 
 /// Values that have the right type and make no sense.
-fn check(
-    settings: &Settings,
-    origins: &BTreeMap<String, Origin>,
-) -> Result<(), BadConfiguration> {
+fn check(settings: &Settings, origins: &BTreeMap<String, Origin>) -> Result<(), BadConfiguration> {
     let bad = |key: &str, what: String| {
         let origin = origins.get(key).map(ToString::to_string).unwrap_or_default();
         Err(BadConfiguration(format!("{key}: {what} ({origin})")))

@@ -201,9 +201,10 @@ impl Checker {
                 "the index disagrees with its segment; delete it, the next start rebuilds it"
                     .to_owned(),
             )),
-            Err(error) => self.report.damage.push(mend(format!(
-                "{error}; delete the index, the next start rebuilds it"
-            ))),
+            Err(error) => self
+                .report
+                .damage
+                .push(mend(format!("{error}; delete the index, the next start rebuilds it"))),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn fetch(
     shared: &Shared,
     segment: &Segment,
     places: &[u32],
-    visit: &mut dyn FnMut(&Transaction, u32) -> Result<ControlFlow<()>, ReadError>,
+    visit: &mut dyn FnMut(&Transaction) -> Result<ControlFlow<()>, ReadError>,
 ) -> Result<ControlFlow<()>, ReadError> {
     let mut chunk = Chunk { at: 0, bytes: Vec::new() };
     let mut last: Option<(u32, Transaction)> = None;
@@ -39,7 +39,7 @@ pub(crate) fn fetch(
                 decode(shared, segment, *place, &bytes)?
             }
         };
-        if visit(&transaction, *place)?.is_break() {
+        if visit(&transaction)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         last = Some((*place, transaction));

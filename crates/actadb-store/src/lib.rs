@@ -14,12 +14,12 @@
 pub mod check;
 pub mod error;
 pub mod facts;
+mod fetch;
 pub mod hashes;
 pub mod meta;
 pub mod open;
 pub mod publisher;
 pub mod reader;
-mod fetch;
 pub mod record;
 pub mod segments;
 pub mod tail;

@@ -50,10 +50,7 @@ pub struct OpenedBucket {
 ///
 /// # Errors
 /// Damage to what was acknowledged, a newer format, or what the device says.
-pub fn open_bucket(
-    directory: &Directory,
-    bucket: BucketId,
-) -> Result<OpenedBucket, OpenError> {
+pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBucket, OpenError> {
     let settings = directory.log_settings(bucket);
     let mut slots = open_slots(&settings)?;
     let synced_index = slots.state().synced_index;

@@ -51,6 +51,9 @@ impl SealTask {
     }
 }
 
+/// A partition that an entry moved: its last committed sequence, and how many events it got.
+pub type Moved = (PartitionId, u64, u64);
+
 /// Publishes the entries of one bucket, in order. Memory only.
 #[derive(Debug)]
 pub struct Publisher {
@@ -102,7 +105,7 @@ impl Publisher {
         &mut self,
         entry: &Entry,
         body: Place,
-    ) -> Result<(Vec<(PartitionId, u64, u64)>, Option<SealTask>), Damage> {
+    ) -> Result<(Vec<Moved>, Option<SealTask>), Damage> {
         if entry.index <= self.published {
             return Ok((Vec::new(), None));
         }
@@ -152,9 +155,8 @@ impl Publisher {
             {
                 return Err(damaged(format!("a record of partition {partition}")));
             }
-            let next = *moved
-                .entry(partition)
-                .or_insert_with(|| self.shared.next_sequence(partition));
+            let next =
+                *moved.entry(partition).or_insert_with(|| self.shared.next_sequence(partition));
             if transaction.first_sequence != next {
                 let found = transaction.first_sequence;
                 return Err(damaged(format!(
@@ -230,8 +232,7 @@ impl Publisher {
     /// Lets readers use a sealed index instead of the memory.
     pub fn sealed(&mut self, index: SealedIndex) {
         let number = index.described().segment;
-        let segment =
-            Segment::new(&self.shared.settings, number, SegmentIndex::Sealed(index));
+        let segment = Segment::new(&self.shared.settings, number, SegmentIndex::Sealed(index));
         let mut list = Vec::clone(&self.shared.list.load());
         match list.iter_mut().find(|segment| segment.number() == number) {
             Some(slot) => *slot = Arc::new(segment),

@@ -134,7 +134,7 @@ impl Reader {
                     places.reverse();
                 }
                 let mut sequences = 0..to - from;
-                let taken = fetch(&self.shared, segment, &places, &mut |transaction, _| {
+                let taken = fetch(&self.shared, segment, &places, &mut |transaction| {
                     let at = sequences.next().unwrap_or(0);
                     let sequence = if scan.reverse { to - 1 - at } else { from + at };
                     let found = sequence.checked_sub(transaction.first_sequence);
@@ -184,10 +184,8 @@ impl Reader {
         let newest = Scan { from: 0, to: u64::MAX, count: 1, reverse: true };
         let mut head = None;
         self.visit_stream(stream, partition, newest, &mut |event| {
-            head = Some(StreamHead {
-                version: event.version(),
-                partition_key: event.partition_key(),
-            });
+            head =
+                Some(StreamHead { version: event.version(), partition_key: event.partition_key() });
             ControlFlow::Break(())
         })?;
         Ok(head)
@@ -197,10 +195,7 @@ impl Reader {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn stream_heads(
-        &self,
-        stream: &str,
-    ) -> Result<Vec<(PartitionId, StreamHead)>, ReadError> {
+    pub fn stream_heads(&self, stream: &str) -> Result<Vec<(PartitionId, StreamHead)>, ReadError> {
         let group = stream_hash(DEFAULT_NAMESPACE, stream);
         let list = self.shared.list.load_full();
         let mut candidates: Vec<PartitionId> = Vec::new();
@@ -237,7 +232,7 @@ impl Reader {
         let mut owner = None;
         for segment in list.iter().rev() {
             let places = segment.key_places(key)?;
-            let found = fetch(&self.shared, segment, &places, &mut |transaction, _| {
+            let found = fetch(&self.shared, segment, &places, &mut |transaction| {
                 let partition = transaction.partition;
                 let committed = transaction.first_sequence < self.next_sequence(partition);
                 if committed && transaction.events.iter().any(|event| event.id() == id) {
@@ -328,7 +323,7 @@ impl StreamWalk<'_> {
             found.retain(|(v, _)| (from..=to).contains(v));
             let places: Vec<u32> = found.iter().map(|(_, place)| *place).collect();
             let mut versions = found.iter().map(|(v, _)| *v);
-            let shown = fetch(&self.reader.shared, segment, &places, &mut |transaction, _| {
+            let shown = fetch(&self.reader.shared, segment, &places, &mut |transaction| {
                 let wanted = versions.next().unwrap_or(0);
                 self.candidate(transaction, wanted, visit)
             })?;

@@ -409,8 +409,10 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_seen() {
-        let one =
-            numbered(vec![event("s", 1, b"payload", 5), event("t", 0, b"", 9)], PartitionKey::of_stream("s"));
+        let one = numbered(
+            vec![event("s", 1, b"payload", 5), event("t", 0, b"", 9)],
+            PartitionKey::of_stream("s"),
+        );
         let bytes = encode(identity(), &one);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.to_vec();

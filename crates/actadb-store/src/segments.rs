@@ -62,8 +62,7 @@ impl Segment {
         if let Some(file) = self.file.get() {
             return Ok(file.clone());
         }
-        let file =
-            settings.disk.open_read(&self.path).map_err(LogError::io("open", &self.path))?;
+        let file = settings.disk.open_read(&self.path).map_err(LogError::io("open", &self.path))?;
         Ok(self.file.get_or_init(|| file).clone())
     }
 

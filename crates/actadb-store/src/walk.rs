@@ -60,7 +60,10 @@ pub fn walk(
         let path = settings.segment_path(*number);
         while expected < *number {
             let missing = settings.segment_path(expected);
-            visit(Step::Bad { damage: Damage::new(&missing, 0, "the segment is missing"), torn: false });
+            visit(Step::Bad {
+                damage: Damage::new(&missing, 0, "the segment is missing"),
+                torn: false,
+            });
             expected += 1;
         }
         expected = number + 1;

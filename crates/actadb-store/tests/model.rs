@@ -159,7 +159,8 @@ impl Host {
         if let Some(full) = written.full {
             bucket.publisher.segment_full(full);
         }
-        let (_, seal) = bucket.publisher.publish(&entry, written.body).map_err(|e| e.to_string())?;
+        let (_, seal) =
+            bucket.publisher.publish(&entry, written.body).map_err(|e| e.to_string())?;
         self.seals.extend(seal);
         if dice.one_in(3) && !self.seals.is_empty() {
             let task = self.seals.remove(0);
@@ -353,7 +354,8 @@ fn facts_tell_head_elsewhere_and_absent() {
     let reader = host.reader();
     let stream = |name: &str| StreamId::new(name).expect("ok");
     let id = host.model.entries[3][0].events[0].id;
-    let keys = Keys { streams: vec![stream("s1"), stream("nobody")], event_ids: vec![id, Uuid::nil()] };
+    let keys =
+        Keys { streams: vec![stream("s1"), stream("nobody")], event_ids: vec![id, Uuid::nil()] };
     let found = facts(&reader, &[], PARTITIONS[0], &keys).expect("reads");
     let last = host.model.stream("s1", PARTITIONS[0]).last().map(|e| e.version).expect("some");
     assert!(matches!(found.streams[0].1, StreamFact::Head { version, .. } if version == last));
@@ -370,10 +372,10 @@ fn counts_are_fixed_and_a_directory_is_locked_once() {
     host.directory = None;
     let other = Meta { partitioning: Partitioning::new(8, 2).expect("valid"), ..meta() };
     let refused = Directory::open_or_create(Arc::new(host.disk.clone()), root(), other);
-    assert!(refused.err().expect("refused").to_string().contains("partition.count is 8"));
+    assert!(refused.expect_err("refused").to_string().contains("partition.count is 8"));
     let other = Meta { segment_bytes: 1 << 20, ..meta() };
     let refused = Directory::open_or_create(Arc::new(host.disk.clone()), root(), other);
-    assert!(refused.err().expect("refused").to_string().contains("segment.size_bytes"));
+    assert!(refused.expect_err("refused").to_string().contains("segment.size_bytes"));
     // The id a caller draws for a new database does not matter for one that exists.
     let drawn = Meta { database: Uuid::from_u128(4), ..meta() };
     let found = Directory::open_or_create(Arc::new(host.disk.clone()), root(), drawn);
@@ -395,7 +397,7 @@ fn a_lost_bucket_directory_is_damage_and_not_an_empty_bucket() {
             host.disk.remove(&path).expect("remove");
         }
     }
-    let error = open(&host.disk).err().expect("refused").to_string();
+    let error = open(&host.disk).expect_err("refused").to_string();
     assert!(error.contains("bucket-001") && error.contains("missing"), "{error}");
 }
 

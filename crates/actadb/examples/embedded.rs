@@ -38,7 +38,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let page = database.read_stream(ReadStream::all(account)).await?;
     for event in &page.events {
-        println!("{} {} {}", event.version(), event.name(), String::from_utf8_lossy(event.payload()));
+        println!(
+            "{} {} {}",
+            event.version(),
+            event.name(),
+            String::from_utf8_lossy(event.payload())
+        );
     }
     database.close().await;
     std::fs::remove_dir_all(dir)?;

@@ -12,9 +12,7 @@ use actadb_model::event::Event;
 use actadb_model::ids::{BucketId, PartitionId, PartitionKey, Partitioning, hash16};
 use actadb_model::limits::{FULL_SEGMENTS_MAX, PAGE_MAX_EVENTS, PERMIT_MIN_BYTES};
 use actadb_model::names::StreamId;
-use actadb_model::outcome::{
-    AppendResult, Appended, AppendError, ClosedReason, Refusal, Unknown,
-};
+use actadb_model::outcome::{AppendError, AppendResult, Appended, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
 use actadb_partition::core::{Rules, Start};
 use actadb_store::meta::{Directory, Meta};
@@ -97,11 +95,8 @@ impl Database {
     /// See [`OpenError`].
     pub async fn open_with(options: Options) -> Result<Self, OpenError> {
         let partitioning = options.partitioning()?;
-        let wanted = Meta {
-            database: Uuid::new_v4(),
-            partitioning,
-            segment_bytes: options.segment_bytes,
-        };
+        let wanted =
+            Meta { database: Uuid::new_v4(), partitioning, segment_bytes: options.segment_bytes };
         let queue = queue_size(&options);
         let fetches = usize::from(options.buckets) * (queue + FULL_SEGMENTS_MAX);
         let executor = Executor::new(options.execution, options.read_threads, fetches)
@@ -166,8 +161,7 @@ impl Database {
             return self.append_group(partition, connection, transactions).await;
         }
         let mut results: Vec<Option<AppendResult>> = vec![None; count];
-        let mut by_partition: HashMap<PartitionId, (Vec<usize>, Vec<Transaction>)> =
-            HashMap::new();
+        let mut by_partition: HashMap<PartitionId, (Vec<usize>, Vec<Transaction>)> = HashMap::new();
         for (at, transaction) in transactions.into_iter().enumerate() {
             let partition = self.partitioning().partition_of(transaction.partition_key());
             let (places, group) = by_partition.entry(partition).or_default();
@@ -397,11 +391,7 @@ struct Starter {
 type Opened = (BucketId, Option<Result<OpenedBucket, actadb_store::error::OpenError>>);
 
 impl Starter {
-    async fn start(
-        self,
-        directory: Directory,
-        opened: Vec<Opened>,
-    ) -> Result<Database, OpenError> {
+    async fn start(self, directory: Directory, opened: Vec<Opened>) -> Result<Database, OpenError> {
         let partitioning = self.meta.partitioning;
         let readers: Vec<(BucketId, Reader)> = opened
             .iter()

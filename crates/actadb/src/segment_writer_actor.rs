@@ -207,4 +207,3 @@ impl Message<Panic> for SegmentWriterActor {
         }
     }
 }
-

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use actadb_disk::os::OsDisk;
-use actadb_model::ids::BucketId;
 pub use actadb_log::error::Damage;
+use actadb_model::ids::BucketId;
 pub use actadb_store::check::BucketReport;
 use actadb_store::check::check_bucket;
 pub use actadb_store::error::OpenError;
 use actadb_store::meta::Directory;
 pub use actadb_store::meta::Meta;
-pub use actadb_store::record::{BadRecord, Record, Transaction};
 use actadb_store::record::records;
+pub use actadb_store::record::{BadRecord, Record, Transaction};
 pub use actadb_store::walk::Step;
 use actadb_store::walk::walk;
 

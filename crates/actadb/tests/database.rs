@@ -126,17 +126,11 @@ async fn a_retry_with_the_same_ids_answers_the_same_positions() {
     assert_eq!(first, again);
     let other = Transaction::new(key, vec![event("order-1").id(id(1)).payload("c")]).expect("ok");
     let refused = database.append(other).await;
-    assert!(matches!(
-        refused,
-        Err(AppendError::Refused(Refusal::Duplicate { version: 0, .. }))
-    ));
+    assert!(matches!(refused, Err(AppendError::Refused(Refusal::Duplicate { version: 0, .. }))));
     // The same stream under another key: a mistake, told before it becomes two streams.
     let stray = PartitionKey::new(with_hash16(Uuid::from_u128(9), key.hash16() ^ 1));
     let refused = database.append(Transaction::new(stray, vec![event("order-1")]).expect("ok"));
-    assert!(matches!(
-        refused.await,
-        Err(AppendError::Refused(Refusal::OtherPartitionKey { .. }))
-    ));
+    assert!(matches!(refused.await, Err(AppendError::Refused(Refusal::OtherPartitionKey { .. }))));
     database.close().await;
 }
 
@@ -240,7 +234,10 @@ async fn a_panic_closes_one_bucket_answers_everyone_and_spreads_nowhere() {
         );
         let degraded = database.status().degraded();
         assert_eq!(degraded.len(), 1, "{part:?}: {degraded:?}");
-        assert!(degraded[0].contains("bucket 1") && degraded[0].contains("panicked"), "{degraded:?}");
+        assert!(
+            degraded[0].contains("bucket 1") && degraded[0].contains("panicked"),
+            "{degraded:?}"
+        );
         assert!(database.status().is_ready());
         database.close().await;
     }

@@ -15,11 +15,8 @@ pub struct Program {
 }
 
 /// Redis's own shell.
-pub const REDIS_CLI: Program = Program {
-    name: "redis-cli",
-    check: &["--version"],
-    install: "Debian package redis-tools",
-};
+pub const REDIS_CLI: Program =
+    Program { name: "redis-cli", check: &["--version"], install: "Debian package redis-tools" };
 /// Python with what makes a virtual environment.
 pub const PYTHON: Program = Program {
     name: "python3",
@@ -33,8 +30,11 @@ pub const NODE: Program = Program {
     install: "version 20 or newer: https://nodejs.org, or Debian package nodejs where it is new enough",
 };
 /// Node's package manager.
-pub const NPM: Program =
-    Program { name: "npm", check: &["--version"], install: "comes with node, or Debian package npm" };
+pub const NPM: Program = Program {
+    name: "npm",
+    check: &["--version"],
+    install: "comes with node, or Debian package npm",
+};
 /// Shows system calls, and makes them fail.
 pub const STRACE: Program =
     Program { name: "strace", check: &["-V"], install: "Debian package strace" };

@@ -26,17 +26,21 @@ async fn events_are_appended_and_read_back_in_both_protocols() {
     for protocol in [2, 3] {
         let mut c = connect(&server, protocol).await;
         let stream = format!("account-{protocol}");
-        let opened = run(&mut c, &format!("EAPPEND {stream} Opened EXPECTED_VERSION empty PAYLOAD p0"))
-            .await
-            .expect("appends");
+        let opened =
+            run(&mut c, &format!("EAPPEND {stream} Opened EXPECTED_VERSION empty PAYLOAD p0"))
+                .await
+                .expect("appends");
         assert_eq!(number(&opened, "stream_version"), 0);
         let partition = number(&opened, "partition_id");
         let key = text(&opened, "partition_key");
         let id = text(&opened, "event_id");
 
-        let many = run(&mut c, &format!("EMAPPEND {key} {stream} A PAYLOAD p1 other-{stream} B METADATA m {stream} C"))
-            .await
-            .expect("appends");
+        let many = run(
+            &mut c,
+            &format!("EMAPPEND {key} {stream} A PAYLOAD p1 other-{stream} B METADATA m {stream} C"),
+        )
+        .await
+        .expect("appends");
         let Value::Array(events) = field(&many, "events") else { panic!("{many:?}") };
         assert_eq!(events.len(), 3);
         assert_eq!(number(&events[2], "stream_version"), 2);
@@ -169,10 +173,29 @@ async fn stock_client_commands_are_answered() {
         let shown = format!("{hello:?}");
         assert!(shown.contains("actadb") && shown.contains("num_partitions"), "{shown}");
         for line in [
-            "PING", "PING hi", "ECHO x", "SELECT 0", "CLIENT ID", "CLIENT INFO", "CLIENT LIST",
-            "CLIENT SETNAME me", "CLIENT GETNAME", "CLIENT SETINFO LIB-NAME x", "COMMAND COUNT",
-            "COMMAND DOCS", "COMMAND INFO eappend", "COMMAND LIST", "COMMAND", "INFO",
-            "INFO server", "CONFIG GET *", "DBSIZE", "TIME", "MODULE LIST", "ROLE", "RESET",
+            "PING",
+            "PING hi",
+            "ECHO x",
+            "SELECT 0",
+            "CLIENT ID",
+            "CLIENT INFO",
+            "CLIENT LIST",
+            "CLIENT SETNAME me",
+            "CLIENT GETNAME",
+            "CLIENT SETINFO LIB-NAME x",
+            "COMMAND COUNT",
+            "COMMAND DOCS",
+            "COMMAND INFO eappend",
+            "COMMAND LIST",
+            "COMMAND",
+            "INFO",
+            "INFO server",
+            "CONFIG GET *",
+            "DBSIZE",
+            "TIME",
+            "MODULE LIST",
+            "ROLE",
+            "RESET",
         ] {
             run(&mut c, line).await.unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -238,7 +261,10 @@ async fn a_server_that_stops_refuses_appends_and_keeps_what_it_acknowledged() {
     run(&mut c, "EAPPEND s A PAYLOAD kept").await.expect("appends");
     server.database().close().await;
     let error = run(&mut c, "EAPPEND s A").await.expect_err("stopping");
-    assert_eq!((code(&error).as_str(), error.detail()), ("TRYAGAIN", Some("the server is stopping")));
+    assert_eq!(
+        (code(&error).as_str(), error.detail()),
+        ("TRYAGAIN", Some("the server is stopping"))
+    );
     run(&mut c, "ESCAN s - +").await.expect("reads go on");
     server.stop().await;
     let server = Server::start(settings(dir.path())).await.expect("starts again");

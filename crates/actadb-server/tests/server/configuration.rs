@@ -51,7 +51,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 
 #[test]
 fn mistakes_are_told_by_key_and_place() {
-    let plain = |file: &str| with(file, &[], Flags::default()).err().expect(file);
+    let plain = |file: &str| with(file, &[], Flags::default()).expect_err(file);
     let error = plain("[network]\nclient_adress = \"x\"");
     assert!(error.contains("unknown key 'network.client_adress'"), "{error}");
     assert!(error.contains("my.toml") && error.contains("network.client_address"), "{error}");
@@ -67,14 +67,14 @@ fn mistakes_are_told_by_key_and_place() {
     assert!(error.contains("must be 2 or 3, got 4"), "{error}");
     let error = plain("this is no toml");
     assert!(error.contains("my.toml"), "{error}");
-    let error = with("", &[("ACTADB_SEGMENT__SIZE", "1")], Flags::default()).err().expect("bad");
+    let error = with("", &[("ACTADB_SEGMENT__SIZE", "1")], Flags::default()).expect_err("bad");
     assert!(error.contains("ACTADB_SEGMENT__SIZE"), "{error}");
 }
 
 #[test]
 fn listening_to_the_world_needs_a_password_or_a_word() {
     let world = "[network]\nclient_address = \"0.0.0.0:9090\"";
-    let error = with(world, &[], Flags::default()).err().expect("refused");
+    let error = with(world, &[], Flags::default()).expect_err("refused");
     assert!(error.contains("--allow-unauthenticated"), "{error}");
     let allowed = Flags { allow_unauthenticated: true, ..Flags::default() };
     assert!(with(world, &[], allowed).is_ok());

@@ -66,7 +66,8 @@ fn ids_without_the_hash_get_it_and_bad_lines_are_named() {
     let file = dir.path().join("input.jsonl");
     let path = file.to_str().expect("a path");
     let id = "11111111-2222-4333-8444-555555555555";
-    let line = format!("{{\"stream\":\"s\",\"name\":\"A\",\"payload\":\"x\",\"event_id\":\"{id}\"}}\n");
+    let line =
+        format!("{{\"stream\":\"s\",\"name\":\"A\",\"payload\":\"x\",\"event_id\":\"{id}\"}}\n");
     std::fs::write(&file, &line).expect("written");
     for _ in 0..2 {
         let (exit, summary, stderr) = import(&server.address, path);

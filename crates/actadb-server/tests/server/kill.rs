@@ -76,7 +76,11 @@ async fn kill_9_under_load_loses_and_doubles_nothing() {
         unique.dedup();
         assert_eq!(unique.len(), payloads.len(), "an event is there twice");
         for (version, payload) in known {
-            assert_eq!(payloads.get(*version as usize), Some(payload), "acknowledged and not there");
+            assert_eq!(
+                payloads.get(*version as usize),
+                Some(payload),
+                "acknowledged and not there"
+            );
         }
         acknowledged += known.len();
     }

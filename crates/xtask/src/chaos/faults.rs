@@ -255,11 +255,7 @@ fn enospc(home: &Home) -> Result<String, String> {
     ))
 }
 
-fn one_append(
-    address: SocketAddr,
-    stream: &str,
-    payload: &str,
-) -> Result<(String, Value), String> {
+fn one_append(address: SocketAddr, stream: &str, payload: &str) -> Result<(String, Value), String> {
     let mut connection = Client::connect(address).map_err(said)?;
     let value = connection.call(&["EAPPEND", stream, "E", "PAYLOAD", payload]).map_err(said)?;
     Ok((payload.to_owned(), value))

@@ -77,9 +77,11 @@ fn work(
         }
         let failed = connection.send(&bytes);
         for (n, names) in sent.iter().enumerate() {
-            match failed.as_ref().map_err(|error| error.kind()).and_then(|()| {
-                connection.read().map_err(|error| error.kind())
-            }) {
+            match failed
+                .as_ref()
+                .map_err(|error| error.kind())
+                .and_then(|()| connection.read().map_err(|error| error.kind()))
+            {
                 Ok(value) => ledger.note(names, &value),
                 Err(error) => {
                     ledger.lose(&sent[n..]);
@@ -200,9 +202,9 @@ impl Ledger {
         for names in &self.transactions {
             let parts: Vec<_> = names.iter().filter_map(|name| found.get(name)).collect();
             let torn = !parts.is_empty() && parts.len() != names.len();
-            let apart = parts.windows(2).any(|pair| {
-                pair[0].1 != pair[1].1 || pair[0].0.sequence + 1 != pair[1].0.sequence
-            });
+            let apart = parts
+                .windows(2)
+                .any(|pair| pair[0].1 != pair[1].1 || pair[0].0.sequence + 1 != pair[1].0.sequence);
             if torn || apart {
                 return Err(format!("the transaction of {names:?} is torn: {parts:?}"));
             }

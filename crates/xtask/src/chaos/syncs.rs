@@ -126,8 +126,7 @@ fn pipeline(home: &Home) -> Result<String, String> {
     let counted = counted_syncs(&server)? - counted;
     server.terminate()?;
     let ended = |line: &&Line| line.call == "fdatasync" && line.returned == Some(0);
-    let traced =
-        lines.iter().filter(ended).filter(|line| line.file.ends_with(".segment")).count();
+    let traced = lines.iter().filter(ended).filter(|line| line.file.ends_with(".segment")).count();
     let told = format!(
         "{PIPELINE} appends in one pipeline took {traced} fdatasyncs of segments by strace, \
          {counted} by actadb_fsync_seconds_count"

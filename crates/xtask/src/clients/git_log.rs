@@ -69,8 +69,9 @@ pub(super) fn check(
         let mut import = home.command();
         import.arg("import").arg(&file).args(["--address", &server.address().to_string()]);
         let said = programs::output(import.arg("--json"))?;
-        let summary: serde_json::Value = serde_json::from_slice(&said)
-            .map_err(|error| format!("import printed {}: {error}", String::from_utf8_lossy(&said)))?;
+        let summary: serde_json::Value = serde_json::from_slice(&said).map_err(|error| {
+            format!("import printed {}: {error}", String::from_utf8_lossy(&said))
+        })?;
         if summary["events"] != commits {
             return Err(format!("{round} import of {commits} commits: {summary}"));
         }

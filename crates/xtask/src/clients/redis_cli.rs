@@ -70,10 +70,13 @@ pub(super) fn check(server: &ServerProcess, password: Option<&str>) -> Result<()
     } else {
         inline(server)?;
     }
-    println!("redis-cli: events, pipelines, errors, server, {}", match password {
-        Some(_) => "passwords",
-        None => "typed lines",
-    });
+    println!(
+        "redis-cli: events, pipelines, errors, server, {}",
+        match password {
+            Some(_) => "passwords",
+            None => "typed lines",
+        }
+    );
     Ok(())
 }
 
@@ -96,7 +99,10 @@ fn events(cli: &RedisCli<'_>) -> Result<(), String> {
     expect("ESVER", &cli.call(&["ESVER", "cli"])?, "0")?;
     expect("EPSEQ", &cli.call(&["EPSEQ", key])?, &many["last_partition_sequence"].to_string())?;
     for (wanted, command) in [
-        ("WRONGVER current stream version is 0 but", &["EAPPEND", "cli", "E", "EXPECTED_VERSION", "9"][..]),
+        (
+            "WRONGVER current stream version is 0 but",
+            &["EAPPEND", "cli", "E", "EXPECTED_VERSION", "9"][..],
+        ),
         ("ERR unknown command 'NOSUCH', with args beginning with: 'x'", &["NOSUCH", "x"]),
         ("ERR wrong number of arguments for 'eget' command", &["EGET"]),
     ] {
