@@ -4,8 +4,8 @@
 #   docker run -p 9090:9090 -v actadb:/data actadb
 #
 # Anyone who reaches the port may read and write: the image listens beyond loopback without a
-# password (--allow-unauthenticated below). Publish the port to loopback only (-p 127.0.0.1:9090:9090),
-# or set a password, which clients must then send:
+# password (--allow-unauthenticated below). Publish the port to loopback only, with
+# -p 127.0.0.1:9090:9090, or set a password, which clients must then send:
 #
 #   docker run -p 9090:9090 -v actadb:/data -e ACTADB_AUTH__PASSWORD=secret actadb
 #
@@ -23,7 +23,7 @@ COPY crates crates
 RUN cargo build --release --locked --package actadb-server
 
 FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin actadb \
+RUN useradd --system --uid 10001 --no-create-home --home-dir /data actadb \
     && mkdir /data \
     && chown actadb:actadb /data
 COPY --from=builder /build/target/release/actadb /usr/local/bin/actadb
@@ -35,4 +35,5 @@ EXPOSE 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s \
     CMD actadb ping ${ACTADB_AUTH__PASSWORD:+--password "$ACTADB_AUTH__PASSWORD"}
-ENTRYPOINT ["actadb", "--allow-unauthenticated", "--client-address", "0.0.0.0:9090", "--dir", "/data"]
+ENTRYPOINT ["actadb", "--allow-unauthenticated", "--client-address", "0.0.0.0:9090", \
+    "--dir", "/data"]

@@ -29,7 +29,8 @@ pub trait Disk: Debug + Send + Sync {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Gives a file another name, replacing what had it. Durable after [`sync_dir`](Self::sync_dir).
+    /// Gives a file another name, replacing what had it. Durable after
+    /// [`sync_dir`](Self::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file's name.

@@ -1,13 +1,14 @@
 //! A device in memory that forgets what was not synced.
 //!
-//! The model, after redb's `tests/crash_consistency.rs` and TigerBeetle's `src/testing/storage.zig`:
+//! The model, after redb's `tests/crash_consistency.rs` and TigerBeetle's
+//! `src/testing/storage.zig`:
 //!
 //! - A file has bytes as the system's cache shows them and bytes as the medium holds them, and a
 //!   set of *dirty* sectors of 512 bytes. `sync_data` writes the dirty sectors and the length.
 //! - A [power loss](SimDisk::power_loss) keeps any subset of the dirty sectors, the old or the new
 //!   length independent of them, and any subset of the changes to names that no directory sync
-//!   covered. A [process crash](SimDisk::process_crash) keeps the cache as it is: written, readable,
-//!   and not durable.
+//!   covered. A [process crash](SimDisk::process_crash) keeps the cache as it is: written,
+//!   readable, and not durable.
 //! - A [failed sync](SimDisk::fail_sync_after) leaves the new bytes readable and marks them clean:
 //!   a later sync that succeeds does not write them (what Linux does).
 //! - Operations can be made to stop after a number of steps, as if the machine had died there.

@@ -10,6 +10,7 @@ use actadb_index::format::Described;
 use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use uuid::Uuid;
 
 fn described() -> Described {
@@ -40,7 +41,13 @@ fn operations() -> impl Strategy<Value = Vec<(u8, u16, u8)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        // Fixed: a failure is seen again by running it again.
+        rng_seed: RngSeed::Fixed(7),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn open_and_sealed_answer_what_a_sorted_map_answers(operations in operations()) {
@@ -88,10 +95,10 @@ proptest! {
                         down.truncate(limit);
                         prop_assert_eq!(&open.postings_from(group, lane, version, limit), &up);
                         prop_assert_eq!(&open.postings_before(group, lane, version, limit), &down);
-                        let found = sealed.postings_from(group, lane, version, limit).expect("good");
-                        prop_assert_eq!(&found, &up);
-                        let found = sealed.postings_before(group, lane, version, limit).expect("good");
-                        prop_assert_eq!(&found, &down);
+                        let found = sealed.postings_from(group, lane, version, limit);
+                        prop_assert_eq!(&found.expect("good"), &up);
+                        let found = sealed.postings_before(group, lane, version, limit);
+                        prop_assert_eq!(&found.expect("good"), &down);
                     }
                 }
             }

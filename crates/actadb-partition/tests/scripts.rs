@@ -4,7 +4,8 @@
 //! ```text
 //! > lead EPOCH NEXT [tail: SEQ stream@version …]
 //! > append TOKEN CONNECTION [!] [@KEY] stream[:expected][#id][=payload] , … ; …
-//! > facts FETCH [stream=absent|head:N|head:N@KEY|elsewhere@KEY] [#id=absent|SEQ:stream@version=payload]
+//! > facts FETCH [stream=absent|head:N|head:N@KEY|elsewhere@KEY]
+//!               [#id=absent|SEQ:stream@version=payload]
 //! > facts FETCH failed
 //! > committed N | committed N unsynced | synced N | refused EPOCH FROM noroom|notleader
 //! > follow | closed | stats

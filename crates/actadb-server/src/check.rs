@@ -46,7 +46,10 @@ fn sum(report: &Report, of: fn(&BucketReport) -> u64) -> u64 {
 
 fn as_json(report: &Report) -> serde_json::Value {
     let places = |damage: &[Damage]| {
-        let place = |d: &Damage| json!({"file": d.file.display().to_string(), "offset": d.offset, "what": d.what});
+        let place = |d: &Damage| {
+            let file = d.file.display().to_string();
+            json!({"file": file, "offset": d.offset, "what": d.what})
+        };
         damage.iter().map(place).collect::<Vec<_>>()
     };
     let buckets = report.buckets.iter().map(|(number, bucket)| {

@@ -9,8 +9,8 @@ use crate::wire_client::WireClient;
 #[derive(Clone, Debug, clap::Args)]
 pub struct PingArgs {
     /// Where the server listens [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDRESS")]
-    client_address: Option<String>,
+    #[arg(long, alias = "client-address", value_name = "ADDRESS")]
+    address: Option<String>,
     /// The password, if the server wants one
     #[arg(long)]
     password: Option<String>,
@@ -21,7 +21,7 @@ pub struct PingArgs {
 
 /// Exit code 0 when the server answers PONG.
 pub async fn run(args: PingArgs) -> ExitCode {
-    let address = args.client_address.unwrap_or_else(|| "127.0.0.1:9090".to_owned());
+    let address = args.address.unwrap_or_else(|| "127.0.0.1:9090".to_owned());
     let patience = Duration::from_millis(args.timeout_ms.unwrap_or(5000));
     let start = Instant::now();
     let answer = tokio::time::timeout(patience, async {

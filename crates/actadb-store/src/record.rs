@@ -367,6 +367,7 @@ mod tests {
     use super::*;
     use actadb_model::ids::BucketId;
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     fn identity() -> LogIdentity {
         LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(0) }
@@ -422,11 +423,19 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            // Fixed: a failure is seen again by running it again.
+            rng_seed: RngSeed::Fixed(7),
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn what_is_encoded_is_decoded(
-            shape in prop::collection::vec((0_usize..4, prop::collection::vec(any::<u8>(), 0..40), any::<u64>()), 1..20),
+            shape in prop::collection::vec(
+                (0_usize..4, prop::collection::vec(any::<u8>(), 0..40), any::<u64>()),
+                1..20,
+            ),
             own_key in any::<bool>(),
         ) {
             let names = ["a", "stream-b", "ü", "d"];

@@ -105,7 +105,8 @@ impl SegmentWriterActor {
                 Ok(index) => WriterInput::Sealed(index),
                 Err(error) => {
                     let segment = task.segment();
-                    tracing::warn!(bucket, segment, %error, "an index could not be written; again soon");
+                    let what = "an index could not be written; again soon";
+                    tracing::warn!(bucket, segment, %error, what);
                     WriterInput::SealFailed(task)
                 }
             };

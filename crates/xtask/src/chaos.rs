@@ -23,6 +23,11 @@ const PARTS: &[(&str, &str, Part)] = &[
     ("group-commit", "a pipeline of 1,000 appends costs few syncs", syncs::shared_by_a_pipeline),
     ("failed-sync", "a sync that fails closes one bucket and loses nothing", faults::failed_sync),
     ("disk-full", "writes that find no space delay appends and lose nothing", faults::disk_full),
+    (
+        "no-allocation",
+        "a full file system refuses appends and loses nothing",
+        faults::no_allocation,
+    ),
     ("kill", "SIGKILL under load, 5 rounds", crash::kill_under_load),
     ("two-processes", "a directory that is in use is refused", crash::two_processes),
     ("terminate", "SIGTERM under load ends within 10 s", crash::terminate_under_load),
@@ -32,7 +37,7 @@ const PARTS: &[(&str, &str, Part)] = &[
 ///
 /// # Errors
 /// What is missing, or the parts that failed.
-pub fn run(args: &[String]) -> Result<(), String> {
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut args = args.to_vec();
     let binary = programs::option(&mut args, "--binary")?;
     let names: Vec<&str> = PARTS.iter().map(|(name, ..)| *name).collect();

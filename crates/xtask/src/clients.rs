@@ -1,4 +1,4 @@
-//! `cargo xtask clients [--binary PATH] [--repository DIR]`: a real server, and the clients people use.
+//! `cargo xtask clients [--binary PATH] [--repository DIR]`: a real server and stock clients.
 
 mod git_log;
 mod node;
@@ -23,7 +23,7 @@ struct Installed {
 ///
 /// # Errors
 /// What is missing, or the first thing that is wrong.
-pub fn run(args: &[String]) -> Result<(), String> {
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut args = args.to_vec();
     let binary = programs::option(&mut args, "--binary")?;
     let repository = programs::option(&mut args, "--repository")?;

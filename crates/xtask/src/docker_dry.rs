@@ -50,7 +50,7 @@ impl Stage {
 ///
 /// # Errors
 /// The first line that fails.
-pub fn run(args: &[String]) -> Result<(), String> {
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if let Some(unknown) = args.first() {
         return Err(format!("docker-dry does not know '{unknown}'"));
     }

@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 /// A program, a call that works when it is there, and where to get it.
 #[derive(Clone, Copy, Debug)]
-pub struct Program {
+pub(crate) struct Program {
     /// What is run.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Arguments of a call that succeeds when it is complete.
     check: &'static [&'static str],
     /// How to install it.
@@ -15,34 +15,34 @@ pub struct Program {
 }
 
 /// Redis's own shell.
-pub const REDIS_CLI: Program =
+pub(crate) const REDIS_CLI: Program =
     Program { name: "redis-cli", check: &["--version"], install: "Debian package redis-tools" };
 /// Python with what makes a virtual environment.
-pub const PYTHON: Program = Program {
+pub(crate) const PYTHON: Program = Program {
     name: "python3",
     check: &["-c", "import venv, ensurepip"],
     install: "Debian packages python3 and python3-venv",
 };
 /// Node, version 20 or newer.
-pub const NODE: Program = Program {
+pub(crate) const NODE: Program = Program {
     name: "node",
     check: &["-e", "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)"],
-    install: "version 20 or newer: https://nodejs.org, or Debian package nodejs where it is new enough",
+    install: "version 20 or newer, from https://nodejs.org or Debian's nodejs",
 };
 /// Node's package manager.
-pub const NPM: Program = Program {
+pub(crate) const NPM: Program = Program {
     name: "npm",
     check: &["--version"],
     install: "comes with node, or Debian package npm",
 };
 /// Shows system calls, and makes them fail.
-pub const STRACE: Program =
+pub(crate) const STRACE: Program =
     Program { name: "strace", check: &["-V"], install: "Debian package strace" };
 /// Version control.
-pub const GIT: Program =
+pub(crate) const GIT: Program =
     Program { name: "git", check: &["--version"], install: "Debian package git" };
 /// Lists the libraries of a binary.
-pub const LDD: Program =
+pub(crate) const LDD: Program =
     Program { name: "ldd", check: &["--version"], install: "Debian package libc-bin" };
 
 impl Program {
@@ -58,7 +58,7 @@ impl Program {
 ///
 /// # Errors
 /// Names every one that is missing, with how to install it.
-pub fn require(programs: &[Program]) -> Result<(), String> {
+pub(crate) fn require(programs: &[Program]) -> Result<(), String> {
     let missing: Vec<String> = programs
         .iter()
         .filter(|program| !program.works())
@@ -72,14 +72,14 @@ pub fn require(programs: &[Program]) -> Result<(), String> {
 
 /// The root of the workspace.
 #[must_use]
-pub fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
 /// Where cargo puts what it builds.
 #[must_use]
-pub fn target_dir() -> PathBuf {
+pub(crate) fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         // A relative one is relative to where cargo was called, which is where this runs, too.
         Some(dir) => std::path::absolute(&dir).unwrap_or_else(|_| dir.into()),
@@ -89,7 +89,7 @@ pub fn target_dir() -> PathBuf {
 
 /// The cargo that runs this.
 #[must_use]
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
@@ -97,7 +97,7 @@ pub fn cargo() -> Command {
 ///
 /// # Errors
 /// When the value is missing.
-pub fn option(args: &mut Vec<String>, name: &str) -> Result<Option<String>, String> {
+pub(crate) fn option(args: &mut Vec<String>, name: &str) -> Result<Option<String>, String> {
     let Some(at) = args.iter().position(|arg| arg == name) else { return Ok(None) };
     if at + 1 >= args.len() {
         return Err(format!("{name} needs a value"));
@@ -110,7 +110,7 @@ pub fn option(args: &mut Vec<String>, name: &str) -> Result<Option<String>, Stri
 ///
 /// # Errors
 /// When there is none.
-pub fn server_binary(given: Option<String>) -> Result<PathBuf, String> {
+pub(crate) fn server_binary(given: Option<String>) -> Result<PathBuf, String> {
     if let Some(path) = given {
         let path = std::path::absolute(&path).map_err(|error| format!("{path}: {error}"))?;
         return if path.is_file() { Ok(path) } else { Err(format!("no {}", path.display())) };
@@ -125,7 +125,7 @@ pub fn server_binary(given: Option<String>) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// When it cannot be run or does not succeed.
-pub fn run(command: &mut Command) -> Result<(), String> {
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
 }
@@ -134,7 +134,7 @@ pub fn run(command: &mut Command) -> Result<(), String> {
 ///
 /// # Errors
 /// When it cannot be run or does not succeed; with what it printed.
-pub fn output(command: &mut Command) -> Result<Vec<u8>, String> {
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
         return Ok(output.stdout);
@@ -148,6 +148,6 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// When there is no such process.
-pub fn signal(name: &str, pid: u32) -> Result<(), String> {
+pub(crate) fn signal(name: &str, pid: u32) -> Result<(), String> {
     run(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]))
 }

@@ -21,7 +21,7 @@ const ADMIN: &str = "metrics and health on http://";
 
 /// What a server leaves behind when it ends: its directory, its settings, its log.
 #[derive(Debug)]
-pub struct Home {
+pub(crate) struct Home {
     binary: PathBuf,
     dir: TempDir,
     log: Arc<Mutex<String>>,
@@ -29,7 +29,7 @@ pub struct Home {
 
 /// A running server. It ends when this is dropped.
 #[derive(Debug)]
-pub struct ServerProcess {
+pub(crate) struct ServerProcess {
     child: Child,
     address: SocketAddr,
     admin: SocketAddr,
@@ -44,7 +44,7 @@ impl Home {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn new(binary: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
+    pub(crate) fn new(binary: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("actadb-xtask-").tempdir().map_err(text)?;
         let mut config = format!("dir = {:?}\n", dir.path().join("data"));
         let addresses = [
@@ -60,19 +60,19 @@ impl Home {
 
     /// The data directory.
     #[must_use]
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
     /// A place for a test's own files.
     #[must_use]
-    pub fn scratch(&self, name: &str) -> PathBuf {
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The server's binary, without the variables that would configure it.
     #[must_use]
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ACTADB_") {
@@ -84,7 +84,7 @@ impl Home {
 
     /// The binary with the settings of this home, as [`start`](Self::start) runs it.
     #[must_use]
-    pub fn serve_command(&self) -> Command {
+    pub(crate) fn serve_command(&self) -> Command {
         let mut command = self.command();
         command.arg("--config").arg(self.dir.path().join("actadb.toml"));
         command
@@ -94,7 +94,7 @@ impl Home {
     ///
     /// # Errors
     /// When it ends before, or takes too long.
-    pub fn start(&self) -> Result<ServerProcess, String> {
+    pub(crate) fn start(&self) -> Result<ServerProcess, String> {
         start(self.serve_command(), &self.log)
     }
 
@@ -102,14 +102,14 @@ impl Home {
     ///
     /// # Errors
     /// When it finds anything.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         programs::output(self.command().arg("check").arg("--dir").arg(self.data()))?;
         Ok(())
     }
 
     /// Everything that servers in this home have logged.
     #[must_use]
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -117,7 +117,7 @@ impl Home {
     ///
     /// # Errors
     /// The same.
-    pub fn explain<T>(&self, result: Result<T, String>) -> Result<T, String> {
+    pub(crate) fn explain<T>(&self, result: Result<T, String>) -> Result<T, String> {
         result.map_err(|error| {
             // The log's thread may still be reading what a dying server wrote.
             thread::sleep(Duration::from_millis(100));
@@ -130,7 +130,10 @@ impl Home {
 ///
 /// # Errors
 /// When it ends before, or takes too long.
-pub fn start(mut command: Command, log: &Arc<Mutex<String>>) -> Result<ServerProcess, String> {
+pub(crate) fn start(
+    mut command: Command,
+    log: &Arc<Mutex<String>>,
+) -> Result<ServerProcess, String> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
     let lines = follow(child.stderr.take(), log.clone());
@@ -185,13 +188,13 @@ fn addresses(lines: &Receiver<String>) -> Result<(SocketAddr, SocketAddr), Strin
 impl ServerProcess {
     /// Where clients connect.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Its process id.
     #[must_use]
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -199,7 +202,7 @@ impl ServerProcess {
     ///
     /// # Errors
     /// When there is none.
-    pub fn thread_id(&self, name: &str) -> Result<u32, String> {
+    pub(crate) fn thread_id(&self, name: &str) -> Result<u32, String> {
         let tasks = format!("/proc/{}/task", self.pid());
         for entry in std::fs::read_dir(&tasks).map_err(|error| format!("{tasks}: {error}"))? {
             let entry = entry.map_err(text)?;
@@ -215,7 +218,7 @@ impl ServerProcess {
     ///
     /// # Errors
     /// When it does not answer HTTP.
-    pub fn http(&self, path: &str) -> Result<(u16, String), String> {
+    pub(crate) fn http(&self, path: &str) -> Result<(u16, String), String> {
         let wrong = |error: std::io::Error| format!("http://{}{path}: {error}", self.admin);
         let mut stream = TcpStream::connect(self.admin).map_err(wrong)?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(wrong)?;
@@ -232,7 +235,7 @@ impl ServerProcess {
     ///
     /// # Errors
     /// When there is no such metric.
-    pub fn metric(&self, name: &str) -> Result<f64, String> {
+    pub(crate) fn metric(&self, name: &str) -> Result<f64, String> {
         let (_, body) = self.http("/metrics")?;
         let of = |line: &str| {
             let rest = line.strip_prefix(name)?;
@@ -247,7 +250,7 @@ impl ServerProcess {
     ///
     /// # Errors
     /// When it does not end within 10 s with exit code 0.
-    pub fn terminate(mut self) -> Result<Duration, String> {
+    pub(crate) fn terminate(mut self) -> Result<Duration, String> {
         let start = Instant::now();
         programs::signal("TERM", self.pid())?;
         let status = wait(&mut self.child, STOP_PATIENCE)?;
@@ -261,7 +264,7 @@ impl ServerProcess {
     ///
     /// # Errors
     /// When it had ended before.
-    pub fn kill(mut self) -> Result<(), String> {
+    pub(crate) fn kill(mut self) -> Result<(), String> {
         if let Some(status) = self.child.try_wait().map_err(text)? {
             return Err(format!("the server had ended before it was killed: {status}"));
         }
@@ -275,7 +278,7 @@ impl ServerProcess {
 ///
 /// # Errors
 /// When it does not within `patience`; it runs on.
-pub fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus, String> {
+pub(crate) fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus, String> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait().map_err(text)? {

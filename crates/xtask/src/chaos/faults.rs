@@ -33,7 +33,7 @@ impl Writer {
         let mut writer = Self { connection, streams, sent: 0, acknowledged, unknown };
         for n in 0..200 {
             let stream = format!("stream-{n}");
-            if let Some((_, position)) = writer.append(&stream)?.1 {
+            if let Some((_, position)) = writer.append(&stream, "")?.1 {
                 let bucket = (position.partition % BUCKETS) as usize;
                 if let Some(place) = writer.streams.get_mut(bucket) {
                     *place = stream;
@@ -47,9 +47,13 @@ impl Writer {
     }
 
     /// One append; its answer, and where it landed if it was accepted.
-    fn append(&mut self, stream: &str) -> Result<(Value, Option<(String, Position)>), String> {
+    fn append(
+        &mut self,
+        stream: &str,
+        padding: &str,
+    ) -> Result<(Value, Option<(String, Position)>), String> {
         self.sent += 1;
-        let payload = format!("event {}", self.sent);
+        let payload = format!("event {}{padding}", self.sent);
         let command = ["EAPPEND", stream, "E", "PAYLOAD", &payload];
         let value = self.connection.call(&command).map_err(said)?;
         let accepted = appended(&value).map(|position| (payload.clone(), position));
@@ -64,8 +68,12 @@ impl Writer {
     }
 
     fn append_to_bucket(&mut self, bucket: usize) -> Result<Value, String> {
+        self.append_padded(bucket, "")
+    }
+
+    fn append_padded(&mut self, bucket: usize, padding: &str) -> Result<Value, String> {
         let stream = self.streams.get(bucket).ok_or("no such bucket")?.clone();
-        Ok(self.append(&stream)?.0)
+        Ok(self.append(&stream, padding)?.0)
     }
 
     /// Appends that must be accepted, to every bucket but one.
@@ -252,6 +260,56 @@ fn enospc(home: &Home) -> Result<String, String> {
     Ok(format!(
         "of {WAITING} appends {refused} were answered DISKFULL, {waiting} waited for space; the \
          write was tried {tries} times; {ready}; then appends succeed; after a restart {told}"
+    ))
+}
+
+pub(super) fn no_allocation(binary: &Path) -> Result<String, String> {
+    let home = Home::new(binary, &[("segment.size_bytes", "1048576")])?;
+    home.explain(no_next_segment(&home))
+}
+
+/// The way in which a disk is full mostly: the file system gives no more blocks.
+fn no_next_segment(home: &Home) -> Result<String, String> {
+    let bucket = 3;
+    let server = home.start()?;
+    let mut writer = Writer::start(&server)?;
+    let thread = server.thread_id(&format!("acta-write-{bucket}"))?;
+    let options = ["-e", "trace=fallocate", "-e", "inject=fallocate:error=ENOSPC"];
+    let strace = Strace::attach(&options, thread, &home.scratch("fallocate.strace"))?;
+    let padding = "x".repeat(100_000);
+    let (mut accepted, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let value = writer.append_padded(bucket, &padding)?;
+        match (appended(&value), value.code()) {
+            (Some(_), _) if refused == 0 => accepted += 1,
+            (None, Some("DISKFULL")) => refused += 1,
+            _ => return Err(format!("after {accepted} appends and {refused} refused: {value:?}")),
+        }
+    }
+    if refused == 0 {
+        return Err(format!("{accepted} appends of 100 kB fit a full disk"));
+    }
+    writer.append_to_others(bucket)?;
+    writer.read_all()?;
+    let ready = health(&server, 200, &["degraded", "bucket 3"])?;
+    drop(strace.detach()?);
+    // The allocation is tried again every second.
+    thread::sleep(Duration::from_millis(2500));
+    for _ in 0..30 {
+        let value = writer.append_padded(bucket, &padding)?;
+        if appended(&value).is_none() {
+            return Err(format!("with space again, an append was answered {value:?}"));
+        }
+    }
+    health(&server, 200, &["\"degraded\":[]"])?;
+    server.terminate()?;
+    home.check()?;
+    let server = home.start()?;
+    let told = writer.audit(&server)?;
+    server.terminate()?;
+    Ok(format!(
+        "{accepted} appends fit what was allocated, {refused} were answered DISKFULL at once; \
+         {ready}; then appends succeed; after a restart {told}"
     ))
 }
 

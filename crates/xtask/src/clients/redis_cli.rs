@@ -130,7 +130,8 @@ fn pipelines(cli: &RedisCli<'_>) -> Result<(), String> {
     let page = cli.json(&["ESCAN", "cli-pipe", "-", "+", "COUNT", "2000"])?;
     let events = page["events"].as_array().cloned().unwrap_or_default();
     let in_order = events.iter().zip(0_u64..).all(|(event, number)| {
-        event["stream_version"] == number && event["payload"] == number.to_string()
+        event["stream_version"] == number
+            && event["payload"].as_str().and_then(|text| text.parse().ok()) == Some(number)
     });
     if events.len() != 1000 || !in_order {
         return Err(format!("redis-cli --pipe: {} events, in order: {in_order}", events.len()));
@@ -148,10 +149,9 @@ fn server_commands(cli: &RedisCli<'_>) -> Result<(), String> {
     expect("COMMAND DOCS", &cli.call(&["COMMAND", "DOCS", "EGET"])?, "Reads the event")?;
     expect("COMMAND DOCS", &cli.call(&["-3", "COMMAND", "DOCS"])?, "eappend")?;
     expect("CONFIG GET", &cli.call(&["CONFIG", "GET", "bucket.*"])?, "bucket.count")?;
-    expect("DBSIZE", &cli.call(&["DBSIZE"])?, "")?;
     let keyspace = cli.call(&["INFO", "keyspace"])?;
     expect("INFO keyspace", &keyspace, &format!("keys={},", cli.call(&["DBSIZE"])?))?;
-    expect("--latency", &cli.call(&["--raw", "-r", "3", "PING"])?, "PONG\nPONG\nPONG")
+    expect("-r", &cli.call(&["--raw", "-r", "3", "PING"])?, "PONG\nPONG\nPONG")
 }
 
 fn passwords(cli: &RedisCli<'_>) -> Result<(), String> {
