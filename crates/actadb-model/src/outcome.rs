@@ -167,11 +167,16 @@ pub enum Refusal {
     #[error("{0}")]
     ReadFailed(String),
     /// The bucket takes no appends any more.
-    #[error("{0}; reads go on")]
+    #[error("{}{}", .0, what_of_reads(.0))]
     Closed(ClosedReason),
     /// The server is on its way out.
     #[error("the server is stopping")]
     Stopping,
+}
+
+/// A bucket with damage may not even have opened.
+fn what_of_reads(reason: &ClosedReason) -> &'static str {
+    if matches!(reason, ClosedReason::Corrupt(_)) { "" } else { "; reads go on" }
 }
 
 /// The append may or may not have happened.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use actadb_model::outcome::{AppendError, Refusal, Unknown};
+use actadb_model::outcome::{AppendError, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::InvalidTransaction;
 
 /// Codes of the errors that ActaDB sends: the first word, for programs.
@@ -164,6 +164,7 @@ impl From<Refusal> for ErrorReply {
             Refusal::NoRoom => Code::DiskFull,
             Refusal::NotLeader | Refusal::Stopping => Code::TryAgain,
             Refusal::ReadFailed(_) => Code::ReadErr,
+            Refusal::Closed(ClosedReason::Stopping) => Code::TryAgain,
             Refusal::Closed(_) => Code::ReadOnly,
         };
         Self::new(code, refusal.to_string())

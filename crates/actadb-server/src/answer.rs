@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actadb::database::Database;
 use actadb::error::ReadError;
 use actadb::model::ids::PartitionId;
-use actadb::model::outcome::AppendResult;
+use actadb::model::outcome::{AppendResult, ClosedReason};
 use actadb::reads::{Page, ReadPartition, ReadStream, Scan};
 use actadb_protocol::args::PartitionSelector;
 use actadb_protocol::error::{Code, ErrorReply};
@@ -35,8 +35,10 @@ pub struct Context {
 fn read_error(error: &ReadError) -> ErrorReply {
     let code = match error {
         ReadError::NoSuchPartition { .. } => Code::InvalidArg,
-        ReadError::Corrupt(_) | ReadError::Closed { .. } => Code::Corrupt,
-        ReadError::Failed(_) => Code::ReadErr,
+        ReadError::Corrupt(_) | ReadError::Closed { reason: ClosedReason::Corrupt(_), .. } => {
+            Code::Corrupt
+        }
+        ReadError::Failed(_) | ReadError::Closed { .. } => Code::ReadErr,
     };
     ErrorReply::new(code, error.to_string())
 }

@@ -16,7 +16,7 @@ use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::framer::{Framer, Limits, ProtocolError};
 use actadb_protocol::reply::Reply;
 use actadb_protocol::request::{Request, parse};
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -356,9 +356,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn flush(&mut self) -> Result<(), End> {
         let patience = Duration::from_millis(self.context.settings.network.write_timeout_ms);
         while !self.out.is_empty() {
-            match timeout(patience, self.stream.write_buf(&mut self.out)).await {
+            match timeout(patience, self.stream.write(&self.out)).await {
                 Ok(Ok(0)) => return Err(End::Closed),
-                Ok(written) => drop(written?),
+                Ok(written) => self.out.advance(written?),
                 Err(_elapsed) => {
                     let error = io::Error::new(io::ErrorKind::TimedOut, "replies are not taken");
                     return Err(End::Io(error));

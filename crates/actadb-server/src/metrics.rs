@@ -70,17 +70,8 @@ fn histogram(
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for (labels, value) in rows {
-        let finite = value
-            .buckets
-            .into_iter()
-            .map(|(bound, count)| (if bound.is_finite() { bound } else { f64::MAX }, count));
-        let buckets: Vec<(f64, u64)> = finite.collect();
-        metric.encode_family(&labels)?.encode_histogram::<Labels>(
-            value.sum,
-            value.count,
-            &buckets,
-            None,
-        )?;
+        let HistogramValue { buckets, sum, count } = &value;
+        metric.encode_family(&labels)?.encode_histogram::<Labels>(*sum, *count, buckets, None)?;
     }
     Ok(())
 }

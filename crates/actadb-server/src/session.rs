@@ -95,7 +95,7 @@ impl Session {
     fn authenticate(&mut self, user: &Bytes, password: &Bytes) -> Result<(), ErrorReply> {
         let wanted = self.settings.auth.password.as_bytes();
         if wanted.is_empty() {
-            // A client library that always sends a password must be able to connect.
+            // As in Redis: a password where none is set is a mistake worth telling.
             if user == "default" {
                 return Err(ErrorReply::new(
                     Code::Err,
@@ -205,11 +205,21 @@ pub fn commands(request: &Commands) -> Reply {
                 .into_iter()
                 .flatten()
                 .map(|command| {
-                    let docs = vec![
-                        (Reply::bulk("summary"), Reply::bulk(command.summary)),
-                        (Reply::bulk("since"), Reply::bulk(env!("CARGO_PKG_VERSION"))),
-                        (Reply::bulk("group"), Reply::bulk(command.group.word())),
+                    let pair = |key: &str, value: &str| (Reply::bulk(key), Reply::bulk(value));
+                    let mut docs = vec![
+                        pair("summary", command.summary),
+                        pair("since", env!("CARGO_PKG_VERSION")),
+                        pair("group", command.group.word()),
                     ];
+                    if !command.arguments.is_empty() {
+                        // The whole grammar as one argument: what redis-cli shows while typing.
+                        let grammar = Reply::Map(vec![
+                            pair("name", "arguments"),
+                            pair("type", "string"),
+                            pair("display_text", command.arguments),
+                        ]);
+                        docs.push((Reply::bulk("arguments"), Reply::Array(vec![grammar])));
+                    }
                     (Reply::bulk(command.name.to_lowercase()), Reply::Map(docs))
                 })
                 .collect(),

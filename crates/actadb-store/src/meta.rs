@@ -75,7 +75,9 @@ impl Directory {
     ) -> Result<Self, OpenError> {
         if !disk.exists(root).map_err(LogError::io("look for", root))? {
             disk.create_dir_all(root).map_err(LogError::io("create", root))?;
-            if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            // Any of the directories above may be as new as this one.
+            for parent in root.ancestors().skip(1) {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
                 disk.sync_dir(parent).map_err(LogError::io(SYNC, parent))?;
             }
         }

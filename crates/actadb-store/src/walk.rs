@@ -44,7 +44,13 @@ pub fn walk(
     synced_index: u64,
     visit: &mut dyn FnMut(Step<'_>),
 ) -> Result<Tip, LogError> {
-    let mut numbers = segment_numbers(&*settings.disk, &settings.dir)?;
+    let (disk, dir) = (&*settings.disk, &settings.dir);
+    if !disk.exists(dir).map_err(LogError::io("look for", dir))? {
+        let damage = Damage::new(dir, 0, "the bucket's directory is missing");
+        visit(Step::Bad { damage, torn: false });
+        return Ok(Tip::default());
+    }
+    let mut numbers = segment_numbers(disk, dir)?;
     // Files allocated ahead, or begun and never synced, are no part of the log.
     let mut unused = Vec::new();
     while let Some(last) = numbers.last().copied()

@@ -412,13 +412,12 @@ impl Starter {
                     let others = Arc::new(others.map(|(_, reader)| reader.clone()).collect());
                     Some(self.start_bucket(found, &partitions, &board, others, &mut doors).await?)
                 }
-                Some(Err(error)) if is_damage(&error) => {
-                    board.close(&ClosedReason::Corrupt(format!(
-                        "{error}; run `actadb check`; the other buckets go on"
-                    )));
+                // Whatever keeps one bucket from opening is no reason to stop the others.
+                Some(Err(error)) => {
+                    let advice = "run `actadb check`; the other buckets go on";
+                    board.close(&ClosedReason::Corrupt(format!("{error}; {advice}")));
                     None
                 }
-                Some(Err(error)) => return Err(error.into()),
                 None => {
                     board.close(&ClosedReason::Panicked("opening the bucket".into()));
                     None
@@ -531,12 +530,6 @@ impl Starter {
         }
         Ok(BucketParts { reader, writer, permits })
     }
-}
-
-/// Damage closes one bucket; anything else keeps the database from opening.
-fn is_damage(error: &actadb_store::error::OpenError) -> bool {
-    use actadb_log::error::LogError;
-    matches!(error, actadb_store::error::OpenError::Log(LogError::Damaged(_)))
 }
 
 fn report(bucket: BucketId, opened: &OpenedBucket) {

@@ -61,8 +61,9 @@ pub(crate) struct SegmentWriterActor {
 impl SegmentWriterActor {
     fn step(&mut self, input: WriterInput) {
         let mut outputs = std::mem::take(&mut self.outputs);
+        let done = matches!(input, WriterInput::Done(_));
         self.side.step(self.clock.now(), input, &mut outputs);
-        let told = !outputs.is_empty();
+        let told = done || !outputs.is_empty();
         for output in outputs.drain(..) {
             match output {
                 WriterOutput::Work(work) => {

@@ -148,7 +148,15 @@ impl BucketBoard {
         if totals.entries == before.entries + 1 {
             self.entry_events.observe((totals.events - before.events) as f64);
         }
+        let short_before = writer.1.no_room;
         *writer = (totals, stats);
+        drop(writer);
+        let bucket = self.bucket.0;
+        match (short_before, stats.no_room) {
+            (false, true) => tracing::error!(bucket, "no space on the disk: appends are refused"),
+            (true, false) => tracing::info!(bucket, "there is space on the disk again"),
+            _ => {}
+        }
     }
 
     pub(crate) fn set_partition(&self, partition: PartitionId, stats: PartitionStats) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actadb_disk::os::OsDisk;
 pub use actadb_log::error::Damage;
+use actadb_log::slots::Slots;
 use actadb_model::ids::BucketId;
 pub use actadb_store::check::BucketReport;
 use actadb_store::check::check_bucket;
@@ -61,7 +62,10 @@ pub fn dump(
     let meta = *directory.meta();
     for bucket in meta.partitioning.all_buckets().filter(|b| only.is_none_or(|o| o == *b)) {
         let settings = directory.log_settings(bucket);
-        walk(&settings, 0, &mut |step| {
+        // Damaged slots are the check's business; the frames are shown all the same.
+        let slots = Slots::open(&*settings.disk, &settings.dir, settings.identity);
+        let synced_index = slots.ok().flatten().map_or(0, |slots| slots.state().synced_index);
+        walk(&settings, synced_index, &mut |step| {
             show(bucket, Dumped::Step(&step));
             if let Step::Frame { entry, body } = &step {
                 for (at, record) in records(settings.identity, entry) {
