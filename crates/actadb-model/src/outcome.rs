@@ -160,6 +160,9 @@ pub enum Refusal {
     /// No space could be allocated for it.
     #[error("no space left for the log of this bucket; reads go on, appends resume with space")]
     NoRoom,
+    /// Too many appends of the bucket were in flight for too long.
+    #[error("the bucket is busy; try again")]
+    Busy,
     /// This replica does not lead its bucket.
     #[error("this node does not lead the bucket; try again")]
     NotLeader,
@@ -172,6 +175,15 @@ pub enum Refusal {
     /// The server is on its way out.
     #[error("the server is stopping")]
     Stopping,
+}
+
+impl From<RefusedReason> for Refusal {
+    fn from(reason: RefusedReason) -> Self {
+        match reason {
+            RefusedReason::NoRoom => Self::NoRoom,
+            RefusedReason::NotLeader => Self::NotLeader,
+        }
+    }
 }
 
 /// A bucket with damage may not even have opened.

@@ -62,6 +62,7 @@ enum Role {
     /// Refused from here on: nothing is decided until all below is committed.
     Pausing {
         from: u64,
+        reason: RefusedReason,
     },
     Closed(ClosedReason),
 }
@@ -118,7 +119,7 @@ impl PartitionCore {
                 self.append(now, Message::new(token, connection, now.mono_ns, transactions), out);
             }
             Input::Facts { fetch, facts } => self.facts(now, fetch, facts, out),
-            Input::Replica(message) => self.replica(now, message, out),
+            Input::Replica(message) => self.replica(message, out),
         }
     }
 
@@ -142,8 +143,10 @@ impl PartitionCore {
                 let refusal = Refusal::Closed(reason.clone());
                 out.push(refuse_all(message.token, &message.transactions, &refusal));
             }
-            Role::Pausing { .. } => {
-                self.parking.park(message);
+            // What is below may take its time on a full disk: a definite answer now is worth more
+            // than a place in a queue.
+            Role::Pausing { reason, .. } => {
+                out.push(refuse_all(message.token, &message.transactions, &(*reason).into()));
             }
             Role::Leading => {
                 if self.parking.blocks(&message) || !self.lacking(&message).is_empty() {
@@ -248,7 +251,7 @@ impl PartitionCore {
         out.push(Output::Propose { epoch: self.epoch, numbered: numbered.clone(), durable });
     }
 
-    fn replica(&mut self, now: Now, message: FromReplica, out: &mut Vec<Output>) {
+    fn replica(&mut self, message: FromReplica, out: &mut Vec<Output>) {
         if matches!(self.role, Role::Closed(_)) {
             return;
         }
@@ -257,7 +260,7 @@ impl PartitionCore {
                 self.lead(epoch, next_sequence, &tail, out);
             }
             FromReplica::Refused { epoch, from, reason } if epoch == self.epoch => {
-                self.refused(now, from, reason, out);
+                self.refused(from, reason, out);
             }
             FromReplica::Refused { .. } => {}
             FromReplica::Committed { through, synced } => {
@@ -268,7 +271,7 @@ impl PartitionCore {
                 self.heads.commit(self.committed);
                 self.evict();
                 self.held.release(self.committed, self.synced, out);
-                self.resume(now, out);
+                self.resume();
             }
             FromReplica::Synced { through } => {
                 self.synced = self.synced.max(through + 1);
@@ -304,7 +307,7 @@ impl PartitionCore {
         self.role = Role::Leading;
     }
 
-    fn refused(&mut self, now: Now, from: u64, reason: RefusedReason, out: &mut Vec<Output>) {
+    fn refused(&mut self, from: u64, reason: RefusedReason, out: &mut Vec<Output>) {
         assert!(
             from >= self.committed && from <= self.next_sequence,
             "refused from {from}, committed {}, next {}",
@@ -313,22 +316,20 @@ impl PartitionCore {
         );
         self.next_sequence = from;
         self.heads.refuse(from);
+        self.refuse_parked(&reason.into(), out);
         self.held.refuse(from, reason, self.committed, self.synced, out);
-        self.role = Role::Pausing { from };
-        self.resume(now, out);
+        self.role = Role::Pausing { from, reason };
+        self.resume();
     }
 
     /// Goes on after a refusal, once everything below it is committed.
-    fn resume(&mut self, now: Now, out: &mut Vec<Output>) {
-        let Role::Pausing { from } = self.role else { return };
+    fn resume(&mut self) {
+        let Role::Pausing { from, .. } = self.role else { return };
         if self.committed < from {
             return;
         }
         self.forget();
         self.role = Role::Leading;
-        let mut tickets = self.parking.tickets();
-        tickets.reverse();
-        self.advance(now, tickets, out);
     }
 
     /// Forgets what only one decision needed.
@@ -346,23 +347,25 @@ impl PartitionCore {
     fn forget(&mut self) {
         self.heads.clear();
         self.generation += 1;
-        for ticket in self.parking.tickets() {
-            self.parking.set_asking(ticket, false);
-        }
     }
 
-    /// Answers everything that is parked or held.
-    fn abandon(&mut self, refusal: &Refusal, out: &mut Vec<Output>) {
+    fn refuse_parked(&mut self, refusal: &Refusal, out: &mut Vec<Output>) {
         for ticket in self.parking.tickets() {
             if let Some((message, _)) = self.parking.take(ticket) {
                 out.push(refuse_all(message.token, &message.transactions, refusal));
             }
         }
+    }
+
+    /// Answers everything that is parked or held.
+    fn abandon(&mut self, refusal: &Refusal, out: &mut Vec<Output>) {
+        self.refuse_parked(refusal, out);
         self.held.abandon(refusal, self.committed, self.synced, out);
         self.forget();
     }
 }
 
+/// Answers a message with one refusal for all of it.
 fn refuse_all(token: Token, transactions: &[Transaction], refusal: &Refusal) -> Output {
     let results: Vec<AppendResult> =
         transactions.iter().map(|_| Err(refusal.clone().into())).collect();

@@ -80,12 +80,8 @@ impl HeldMessage {
         for result in &mut self.results {
             match lost {
                 Lost::Refused { from, reason } if result.until > from => {
-                    let refusal = match reason {
-                        RefusedReason::NoRoom => Refusal::NoRoom,
-                        RefusedReason::NotLeader => Refusal::NotLeader,
-                    };
-                    *result =
-                        HeldResult { decided: Decided::Bad(refusal), until: 0, durable: false };
+                    let decided = Decided::Bad(reason.into());
+                    *result = HeldResult { decided, until: 0, durable: false };
                 }
                 Lost::Refused { .. } => {}
                 Lost::Unknown(refusal) => {

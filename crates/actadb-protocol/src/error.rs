@@ -162,7 +162,7 @@ impl From<Refusal> for ErrorReply {
             | Refusal::Exhausted { .. } => Code::InvalidArg,
             Refusal::TooLarge { .. } => Code::TooLarge,
             Refusal::NoRoom => Code::DiskFull,
-            Refusal::NotLeader | Refusal::Stopping => Code::TryAgain,
+            Refusal::NotLeader | Refusal::Stopping | Refusal::Busy => Code::TryAgain,
             Refusal::ReadFailed(_) => Code::ReadErr,
             Refusal::Closed(ClosedReason::Stopping) => Code::TryAgain,
             Refusal::Closed(_) => Code::ReadOnly,

@@ -56,6 +56,9 @@ pub struct ProtocolError(pub String);
 /// Longest line that announces a length.
 const LENGTH_LINE_BYTES: usize = 64;
 
+/// Arguments up to this size are copied out of the buffer.
+const COPY_BYTES_MAX: usize = 4096;
+
 /// Cuts requests out of the bytes it is given.
 #[derive(Debug)]
 pub struct Framer {
@@ -163,13 +166,24 @@ impl Framer {
             if self.buffer.get(length..length + 2) != Some(b"\r\n") {
                 return Err(ProtocolError("expected CRLF behind an argument".into()));
             }
-            array.arguments.push(self.buffer.split_to(length).freeze());
+            array.arguments.push(self.take(length));
             self.buffer.advance(2);
             array.bytes += length;
             array.bulk = None;
             array.missing -= 1;
         }
         Ok(Some(array.arguments))
+    }
+
+    /// Bytes from the front of the buffer. Small ones are copied: a slice would keep the whole
+    /// buffer, which could not be used again for the next read.
+    fn take(&mut self, length: usize) -> Bytes {
+        if length > COPY_BYTES_MAX {
+            return self.buffer.split_to(length).freeze();
+        }
+        let copied = Bytes::copy_from_slice(&self.buffer[..length]);
+        self.buffer.advance(length);
+        copied
     }
 
     fn read_bulk_length(&mut self, array: &Array) -> Result<Option<usize>, ProtocolError> {
@@ -246,7 +260,7 @@ impl Framer {
         if end > limit {
             return Err(ProtocolError(too_big()));
         }
-        let mut line = self.buffer.split_to(end).freeze();
+        let mut line = self.take(end);
         self.buffer.advance(1);
         if line.ends_with(b"\r") {
             line.truncate(line.len() - 1);

@@ -204,7 +204,12 @@ impl ReplicaCore {
             }
             Input::Stop => {
                 self.stopping = true;
-                self.pump(now, out);
+                if matches!(self.busy, Busy::Blocked { .. }) {
+                    // Nobody knows when there will be space; the write's outcome stays unknown.
+                    self.stopped(out);
+                } else {
+                    self.pump(now, out);
+                }
             }
         }
     }
@@ -298,10 +303,14 @@ impl ReplicaCore {
             return;
         }
         if self.stopping && self.queue.is_empty() {
-            self.closed = Some(ClosedReason::Stopping);
-            out.push(Output::Closed(ClosedReason::Stopping));
-            out.push(Output::Stopped);
+            self.stopped(out);
         }
+    }
+
+    fn stopped(&mut self, out: &mut Vec<Output>) {
+        self.closed = Some(ClosedReason::Stopping);
+        out.push(Output::Closed(ClosedReason::Stopping));
+        out.push(Output::Stopped);
     }
 
     fn sync_is_due(&self, now: Now) -> bool {

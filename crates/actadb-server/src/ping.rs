@@ -11,7 +11,8 @@ pub struct PingArgs {
     /// Where the server listens [default: 127.0.0.1:9090]
     #[arg(long, alias = "client-address", value_name = "ADDRESS")]
     address: Option<String>,
-    /// The password, if the server wants one
+    /// The password, if the server wants one; taken from ACTADB_AUTH__PASSWORD when not given, so
+    /// that a health check need not show it
     #[arg(long)]
     password: Option<String>,
     /// How long to wait for the answer, in milliseconds [default: 5000]
@@ -23,9 +24,10 @@ pub struct PingArgs {
 pub async fn run(args: PingArgs) -> ExitCode {
     let address = args.address.unwrap_or_else(|| "127.0.0.1:9090".to_owned());
     let patience = Duration::from_millis(args.timeout_ms.unwrap_or(5000));
+    let password = args.password.or_else(|| std::env::var("ACTADB_AUTH__PASSWORD").ok());
     let start = Instant::now();
     let answer = tokio::time::timeout(patience, async {
-        let mut client = WireClient::connect(&address, args.password.as_deref()).await?;
+        let mut client = WireClient::connect(&address, password.as_deref()).await?;
         client.call(&[b"PING"]).await
     });
     match answer.await {

@@ -316,7 +316,9 @@ impl Database {
             // Every append in flight holds a permit: all of them back means none is left.
             let all = u32::try_from(self.inner.options.permit_bytes).unwrap_or(u32::MAX);
             let drained = parts.permits.acquire_many(all);
-            let _ = tokio::time::timeout(timeout, drained).await;
+            // On a full disk they may wait for ever.
+            let patience = if bucket.board.no_room() { Duration::ZERO } else { timeout };
+            let _ = tokio::time::timeout(patience, drained).await;
             parts.permits.close();
             let (stopped, is_stopped) = oneshot::channel();
             if parts.writer.tell(Stop(stopped)).await.is_ok()

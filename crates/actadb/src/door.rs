@@ -7,7 +7,7 @@ use actadb_model::limits::PERMIT_MIN_BYTES;
 use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
 use kameo::prelude::*;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::partition_actor::{Append, PartitionActor};
@@ -41,11 +41,19 @@ impl PartitionDoor {
         let all = |result: AppendResult| vec![result; count];
         let deadline = Instant::now() + timeout;
         let size = permit_size(&transactions, self.permit_bytes);
-        let permit = timeout_at(deadline, self.permits.clone().acquire_many_owned(size)).await;
-        let permit = match permit {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_closed)) => return all(Err(Refusal::Stopping.into())),
-            Err(_elapsed) => return all(Err(Unknown::Timeout.into())),
+        // Nearly always there are enough; a timer is only for waiting.
+        let permit = match self.permits.clone().try_acquire_many_owned(size) {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return all(Err(Refusal::Stopping.into())),
+            Err(TryAcquireError::NoPermits) => {
+                let acquire = self.permits.clone().acquire_many_owned(size);
+                match timeout_at(deadline, acquire).await {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(_closed)) => return all(Err(Refusal::Stopping.into())),
+                    // Nothing was sent, so this is definite.
+                    Err(_elapsed) => return all(Err(Refusal::Busy.into())),
+                }
+            }
         };
         match self.send(connection, transactions, permit) {
             Err(refusal) => all(Err(refusal.into())),

@@ -138,6 +138,10 @@ impl BucketBoard {
         }
     }
 
+    pub(crate) fn no_room(&self) -> bool {
+        lock(&self.writer).1.no_room
+    }
+
     pub(crate) fn closed(&self) -> Option<ClosedReason> {
         lock(&self.closed).clone()
     }
