@@ -123,8 +123,11 @@ impl dyn DiskFile + '_ {
     }
 }
 
-/// Whether an error says that there is no space (or no quota) left.
+/// Whether an error says that there is no space, no quota or no file handle left: the same
+/// operation may succeed later.
 #[must_use]
 pub fn is_no_room(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    let out_of_handles = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    let handles = out_of_handles.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()));
+    handles || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -59,8 +59,6 @@ pub const PAGE_DEFAULT_EVENTS: usize = 100;
 /// Most bytes of events in one page; a larger event comes alone.
 pub const PAGE_MAX_BYTES: usize = 16 << 20;
 
-/// Stream heads a partition core keeps beyond those it must keep, in entries.
-pub const CACHED_HEADS_PER_PARTITION: usize = 65_536;
 /// Default of `append.permit_bytes`: request bytes of appends in flight per bucket.
 pub const PERMIT_BYTES_DEFAULT: u64 = 64 << 20;
 /// Least permit taken by one transaction. With the permits this bounds the messages in any queue

@@ -3,6 +3,7 @@
 //! The grammar is greedy: behind an event's stream and name, an option keyword is an option.
 
 use actadb_model::ids::PartitionKey;
+use actadb_model::limits::TRANSACTION_MAX_EVENTS;
 use actadb_model::transaction::{NewEvent, Transaction};
 use bytes::Bytes;
 
@@ -126,7 +127,8 @@ pub fn append_many(mut arguments: Arguments<'_>) -> Result<Transaction, ErrorRep
         let parsed = event(&mut arguments, false)?;
         durable |= parsed.durable;
         events.push(parsed.event);
-        if arguments.is_empty() {
+        // One too many is enough to be refused for it.
+        if arguments.is_empty() || events.len() > TRANSACTION_MAX_EVENTS {
             break;
         }
     }

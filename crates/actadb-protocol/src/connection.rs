@@ -93,13 +93,13 @@ pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
 ///
 /// # Errors
 /// Redis's words.
-pub fn auth(mut arguments: Arguments<'_>) -> Result<(Bytes, Bytes), ErrorReply> {
+pub fn auth(mut arguments: Arguments<'_>) -> Result<(Option<Bytes>, Bytes), ErrorReply> {
     let first = arguments.take()?.clone();
     match arguments.optional() {
-        None => Ok((Bytes::from_static(b"default"), first)),
+        None => Ok((None, first)),
         Some(password) => {
             arguments.end().map_err(|_| ErrorReply::new(Code::Err, "syntax error"))?;
-            Ok((first, password.clone()))
+            Ok((Some(first), password.clone()))
         }
     }
 }

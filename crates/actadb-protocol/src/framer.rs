@@ -99,7 +99,10 @@ impl Framer {
     /// Bytes held: of requests not yet complete, and behind them.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.buffer.len() + self.array.as_ref().map_or(0, |array| array.bytes)
+        // An argument costs more than its bytes: its handle, and its own allocation.
+        let array = self.array.as_ref();
+        let overhead = array.map_or(0, |a| a.arguments.len() * 2 * size_of::<Bytes>());
+        self.buffer.len() + array.map_or(0, |array| array.bytes) + overhead
     }
 
     /// How much is missing of an argument whose length is known: room worth reserving.

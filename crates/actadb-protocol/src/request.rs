@@ -32,7 +32,7 @@ pub enum Request {
     /// `HELLO`
     Hello(Hello),
     /// `AUTH`
-    Auth(Bytes, Bytes),
+    Auth(Option<Bytes>, Bytes),
     /// `PING`
     Ping(Option<Bytes>),
     /// `ECHO`

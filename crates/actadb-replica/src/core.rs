@@ -187,7 +187,12 @@ impl ReplicaCore {
             Input::SlotNotSaved => {
                 self.busy = Busy::Idle;
                 self.last_write_ns = now.mono_ns;
-                self.pump(now, out);
+                if self.stopping && self.queue.is_empty() {
+                    // The next start does a little more work; that is all a slot is for.
+                    self.stopped(out);
+                } else {
+                    self.pump(now, out);
+                }
             }
             Input::Sealed => {
                 self.room.full_segments = self.room.full_segments.saturating_sub(1);

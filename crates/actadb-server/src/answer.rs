@@ -185,17 +185,43 @@ fn time() -> Reply {
     Reply::Array(vec![Reply::bulk(now.as_secs().to_string()), Reply::bulk(micros)])
 }
 
-/// Redis's glob with `*` and `?`, in any case.
+/// Longest pattern; no key of ours is near it.
+const PATTERN_BYTES_MAX: usize = 256;
+
+/// Redis's glob with `*` and `?`, in any case. It remembers the last star only, so its time is the
+/// product of the lengths, whatever the pattern.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern, text) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => {
-            (0..=text.len()).any(|n| matches(rest, text.get(n..).unwrap_or_default()))
-        }
-        ([b'?', rest @ ..], [_, text @ ..]) => matches(rest, text),
-        ([p, rest @ ..], [t, text @ ..]) if p.eq_ignore_ascii_case(t) => matches(rest, text),
-        _ => false,
+    if pattern.len() > PATTERN_BYTES_MAX {
+        return false;
     }
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match (pattern.get(p), text.get(t)) {
+            (Some(b'*'), _) => {
+                star = Some((p, t));
+                p += 1;
+            }
+            (Some(b'?'), _) => {
+                p += 1;
+                t += 1;
+            }
+            (Some(want), Some(got)) if want.eq_ignore_ascii_case(got) => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                // Let the star take one more.
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    p = at + 1;
+                    t = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]
@@ -209,5 +235,10 @@ mod tests {
         assert!(matches(b"MAXMEM?RY", b"maxmemory"));
         assert!(!matches(b"max", b"maxmemory"));
         assert!(!matches(b"*x?", b"x"));
+        assert!(matches(b"*a*b*c", b"xaxbxbxc"));
+        assert!(matches(b"", b"") && !matches(b"", b"x"));
+        let hostile = [b"*".repeat(200), b"x".to_vec()].concat();
+        assert!(!matches(&hostile, &b"a".repeat(200)));
+        assert!(!matches(&b"*".repeat(100_000), b"a"));
     }
 }

@@ -10,30 +10,30 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use actadb::model::outcome::Unknown;
 use actadb::model::transaction::Transaction;
 use actadb_protocol::catalog;
 use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::framer::{Framer, Limits, ProtocolError};
 use actadb_protocol::reply::Reply;
 use actadb_protocol::request::{Request, parse};
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::answer::Context;
 use crate::session::Session;
+use crate::socket::Socket;
 
 /// Commands of one connection in flight together.
 const COMMANDS_MAX: usize = 4096;
 /// Bytes of requests of one connection in flight together.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Reads of one connection in flight together: each may answer 16 MiB.
-const READS_MAX: usize = 16;
+const READS_MAX: usize = 4;
 /// Answers are written when they have come to this much, or at the end of a batch.
 const WRITE_BYTES: usize = 256 << 10;
-/// Room for a read from the socket.
-const READ_BYTES: usize = 16 << 10;
 /// A connection this small is not closed for what all together hold.
 const HELD_FREE_BYTES: usize = 64 << 10;
 
@@ -59,7 +59,7 @@ type Parsed = Result<Request, ErrorReply>;
 
 /// A connection being served.
 pub struct Connection<S> {
-    stream: S,
+    socket: Socket<S>,
     framer: Framer,
     limits: Limits,
     session: Session,
@@ -67,8 +67,15 @@ pub struct Connection<S> {
     stopping: watch::Receiver<bool>,
     /// Names this connection to the partitions, which keep the order of its appends.
     order: u64,
-    out: BytesMut,
     held: usize,
+}
+
+impl<S> Drop for Connection<S> {
+    /// However it ends, its place and what it held come back.
+    fn drop(&mut self) {
+        self.context.registry.held_bytes.fetch_sub(self.held, Ordering::Relaxed);
+        self.context.registry.disconnect(self.session.id());
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -81,16 +88,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Self {
         let limits = context.settings.framer_limits();
         let order = context.database.connection();
+        let patience = Duration::from_millis(context.settings.network.write_timeout_ms);
         let now = if session.is_authenticated() { limits } else { limits.unauthenticated() };
         Self {
-            stream,
+            socket: Socket::new(stream, patience),
             framer: Framer::new(now),
             limits,
             session,
             context,
             stopping,
             order,
-            out: BytesMut::new(),
             held: 0,
         }
     }
@@ -111,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match end {
             End::Protocol(error) => {
                 let error = ErrorReply::new(Code::Err, error.to_string());
-                self.context.write_error(error, self.session.protocol(), &mut self.out);
+                self.context.write_error(error, self.session.protocol(), &mut self.socket.out);
                 let _ = self.flush().await;
             }
             End::Io(error) => {
@@ -119,9 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             End::Closed => {}
         }
-        self.account(0);
-        self.context.registry.disconnect(self.session.id());
-        let _ = self.stream.shutdown().await;
+        self.socket.shutdown().await;
     }
 
     /// Reads what is there and carries it out.
@@ -152,14 +157,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn read(&mut self, stopped: Pin<&mut impl Future<Output = ()>>) -> Result<(), End> {
-        let wants = self.framer.wants().max(READ_BYTES);
         let idle = self.context.settings.network.idle_timeout_ms;
-        let buffer = self.framer.buffer();
-        // Grow with what arrives, not with what is announced.
-        buffer.reserve(wants.min(buffer.len().max(READ_BYTES)));
+        let wants = self.framer.wants();
         let read = async {
             tokio::select! {
-                read = self.stream.read_buf(buffer) => read,
+                read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX) => read,
                 () = stopped => Ok(0),
             }
         };
@@ -239,7 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         while let Some(parsed) = batch.pop_front() {
             match parsed {
                 Err(error) => {
-                    self.context.write_error(error, self.session.protocol(), &mut self.out);
+                    self.context.write_error(error, self.session.protocol(), &mut self.socket.out);
                 }
                 Ok(request) if request.runs_alone() => {
                     let quits = matches!(request, Request::Quit);
@@ -247,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     if let Reply::Error(error) = &reply {
                         self.context.registry.count_error(error.code);
                     }
-                    reply.write(self.session.protocol(), &mut self.out);
+                    reply.write(self.session.protocol(), &mut self.socket.out);
                     let authenticated = self.session.is_authenticated();
                     self.framer.set_limits(match authenticated {
                         true => self.limits,
@@ -261,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(Request::AppendMany(first)) => self.appends(first, true, &mut batch).await,
                 Ok(first) => self.others(first, &mut batch).await?,
             }
-            if self.out.len() >= WRITE_BYTES {
+            if self.socket.out.len() >= WRITE_BYTES {
                 self.flush().await?;
             }
         }
@@ -295,11 +297,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut results = results.into_iter();
         for answer in answers {
             match (answer, &mut results) {
-                (Err(error), _) => self.context.write_error(error, protocol, &mut self.out),
+                (Err(error), _) => self.context.write_error(error, protocol, &mut self.socket.out),
                 (Ok(many), results) => {
-                    if let Some(result) = results.next() {
-                        self.context.write_append(result, many, protocol, &mut self.out);
-                    }
+                    // One result per transaction; a missing one must not shift the others.
+                    let result = results.next().unwrap_or(Err(Unknown::Uncertain.into()));
+                    self.context.write_append(result, many, protocol, &mut self.socket.out);
                 }
             }
         }
@@ -315,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             parsed.as_ref().is_ok_and(of_run)
         };
         if !batch.front().is_some_and(is_other) {
-            self.context.answer(first, protocol, &mut self.out).await;
+            self.context.answer(first, protocol, &mut self.socket.out).await;
             return Ok(());
         }
         let mut next = Some(first);
@@ -339,32 +341,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             let Some(answer) = flying.pop_front() else { return Ok(()) };
             match answer.await {
-                Ok(bytes) if self.out.is_empty() => self.out = bytes,
-                Ok(bytes) => self.out.extend_from_slice(&bytes),
+                Ok(bytes) if self.socket.out.is_empty() => self.socket.out = bytes,
+                Ok(bytes) => self.socket.out.extend_from_slice(&bytes),
                 Err(_panicked) => {
                     let error = ErrorReply::new(Code::ReadErr, "the command failed inside");
-                    self.context.write_error(error, protocol, &mut self.out);
+                    self.context.write_error(error, protocol, &mut self.socket.out);
                 }
             }
-            if self.out.len() >= WRITE_BYTES {
+            if self.socket.out.len() >= WRITE_BYTES {
                 self.flush().await?;
             }
         }
     }
 
-    /// Writes what has gathered. A client that takes none of it for too long is closed.
+    /// Writes what has gathered, reading on meanwhile.
     async fn flush(&mut self) -> Result<(), End> {
-        let patience = Duration::from_millis(self.context.settings.network.write_timeout_ms);
-        while !self.out.is_empty() {
-            match timeout(patience, self.stream.write(&self.out)).await {
-                Ok(Ok(0)) => return Err(End::Closed),
-                Ok(written) => self.out.advance(written?),
-                Err(_elapsed) => {
-                    let error = io::Error::new(io::ErrorKind::TimedOut, "replies are not taken");
-                    return Err(End::Io(error));
-                }
-            }
+        if self.socket.out.is_empty() {
+            return Ok(());
         }
+        let limit = self.limits.request_bytes;
+        self.socket.flush(self.framer.buffer(), limit).await?;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
+use actadb::status::Status;
 use bytes::Bytes;
 
 use crate::answer::Context;
@@ -28,6 +29,7 @@ pub fn text(context: &Context, sections: &[Bytes]) -> String {
     let named = |word: &str| sections.iter().any(|s| s.eq_ignore_ascii_case(word.as_bytes()));
     let all = sections.is_empty() || every.iter().any(|word| named(word));
     let mut text = String::new();
+    let status = context.database.status();
     for section in SECTIONS {
         if all || named(section) {
             if !text.is_empty() {
@@ -36,7 +38,7 @@ pub fn text(context: &Context, sections: &[Bytes]) -> String {
             let mut title = section.to_owned();
             title[..1].make_ascii_uppercase();
             let _ = write!(text, "# {title}\r\n");
-            for (key, value) in lines(context, section) {
+            for (key, value) in lines(context, &status, section) {
                 let _ = write!(text, "{key}:{value}\r\n");
             }
         }
@@ -44,9 +46,8 @@ pub fn text(context: &Context, sections: &[Bytes]) -> String {
     text
 }
 
-fn lines(context: &Context, section: &str) -> Vec<(String, String)> {
+fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, String)> {
     let line = |key: &str, value: &dyn std::fmt::Display| (key.to_owned(), value.to_string());
-    let status = context.database.status();
     let registry = &context.registry;
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     match section {

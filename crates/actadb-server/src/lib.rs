@@ -21,4 +21,5 @@ pub mod server;
 pub mod session;
 pub mod settings;
 pub mod settings_load;
+pub mod socket;
 pub mod wire_client;

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::server::Server;
+use crate::settings::Settings;
 use crate::settings_load::Loaded;
 
 /// Serves with a loaded configuration; returns when SIGTERM or SIGINT has been obeyed.
@@ -25,8 +26,10 @@ pub async fn run(loaded: Loaded) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(ansi)
         .init();
-    raise_file_limit();
-    // Listening for the signals comes first: one that arrives during recovery is obeyed after it.
+    let mut settings = settings;
+    fit_file_limit(&mut settings);
+    // Listening for the signals comes first: one that arrives during recovery ends it; recovery
+    // may be killed at any point.
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
@@ -61,18 +64,44 @@ pub async fn run(loaded: Loaded) -> ExitCode {
         _ = interrupt.recv() => "SIGINT",
     };
     tracing::info!(signal = name, "stopping");
-    server.stop().await;
-    tracing::info!("stopped");
-    ExitCode::SUCCESS
+    tokio::select! {
+        () = server.stop() => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        _ = terminate.recv() => impatient(),
+        _ = interrupt.recv() => impatient(),
+    }
 }
 
-/// Connections and segments are files: take what the hard limit gives.
-fn raise_file_limit() {
+/// A second signal: what was acknowledged is safe as it is.
+fn impatient() -> ExitCode {
+    tracing::warn!("told twice: not waiting for the rest");
+    std::process::exit(1)
+}
+
+/// File handles kept for segments, indexes and the admin listener.
+const HANDLES_RESERVED: u64 = 512;
+
+/// Connections and segments are files: take what the hard limit gives, and do not promise more
+/// connections than that leaves.
+fn fit_file_limit(settings: &mut Settings) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!(%error, "the limit of open files could not be raised");
         }
+    }
+    let Some(handles) = getrlimit(Resource::Nofile).current else { return };
+    let left = usize::try_from(handles.saturating_sub(HANDLES_RESERVED)).unwrap_or(usize::MAX);
+    if settings.network.max_clients > left {
+        tracing::warn!(
+            configured = settings.network.max_clients,
+            possible = left,
+            open_files = handles,
+            "fewer connections than network.max_clients: raise the limit of open files"
+        );
+        settings.network.max_clients = left.max(1);
     }
 }

@@ -19,6 +19,9 @@ use crate::registry::Registry;
 use crate::session::Session;
 use crate::settings::Settings;
 
+/// Silence after which a connection is probed.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
 /// How long connections may take to end when the server stops.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -164,15 +167,19 @@ async fn admit(
 ) -> Option<Connection<TcpStream>> {
     let settings = &context.settings;
     let _ = stream.set_nodelay(true);
+    // A peer that vanished without a word is noticed within minutes, as in Redis.
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
     let protocol = settings.default_protocol();
     let Some(row) = context.registry.connect(address, protocol, settings.network.max_clients)
     else {
         let error = ErrorReply::new(Code::Err, "max number of clients reached");
         let mut out = BytesMut::new();
         Reply::Error(error).write(protocol, &mut out);
-        // A short word into an empty socket buffer: it does not block.
-        let _ = stream.try_write(&out);
-        let _ = stream.shutdown().await;
+        tokio::spawn(tokio::time::timeout(Duration::from_secs(1), async move {
+            let _ = stream.write_all(&out).await;
+            let _ = stream.shutdown().await;
+        }));
         return None;
     };
     let server_id = context.database.id().to_string();

@@ -74,10 +74,18 @@ impl Session {
     pub fn perform(&mut self, request: Request) -> Reply {
         let reply = match request {
             Request::Hello(hello) => self.hello(hello),
-            Request::Auth(user, password) => match self.authenticate(&user, &password) {
-                Ok(()) => Ok(Reply::ok()),
-                Err(error) => Err(error),
-            },
+            Request::Auth(None, _) if self.settings.auth.password.is_empty() => {
+                // As in Redis: a password where none is set is a mistake worth telling.
+                Err(ErrorReply::new(
+                    Code::Err,
+                    "AUTH <password> called without any password configured for the default \
+                     user. Are you sure your configuration is correct?",
+                ))
+            }
+            Request::Auth(user, password) => {
+                let user = user.unwrap_or(Bytes::from_static(b"default"));
+                self.authenticate(&user, &password).map(|()| Reply::ok())
+            }
             Request::Reset => {
                 self.row.protocol = self.settings.default_protocol();
                 self.row.name.clear();
@@ -93,17 +101,10 @@ impl Session {
     }
 
     fn authenticate(&mut self, user: &Bytes, password: &Bytes) -> Result<(), ErrorReply> {
+        // Without a password set, the default user is let in with any, as in Redis: client
+        // libraries that always send one must be able to connect.
         let wanted = self.settings.auth.password.as_bytes();
-        if wanted.is_empty() {
-            // As in Redis: a password where none is set is a mistake worth telling.
-            if user == "default" {
-                return Err(ErrorReply::new(
-                    Code::Err,
-                    "AUTH <password> called without any password configured for the default \
-                     user. Are you sure your configuration is correct?",
-                ));
-            }
-        } else if user == "default" && same_bytes(password, wanted) {
+        if user == "default" && (wanted.is_empty() || same_bytes(password, wanted)) {
             self.authenticated = true;
             return Ok(());
         }
@@ -181,6 +182,9 @@ fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |seen, (x, y)| seen | (x ^ y)) == 0
 }
 
+/// Commands that one `COMMAND INFO` or `DOCS` may name; there are far fewer.
+const NAMES_MAX: usize = 256;
+
 /// Answers `COMMAND …` from the catalog.
 #[must_use]
 pub fn commands(request: &Commands) -> Reply {
@@ -191,6 +195,12 @@ pub fn commands(request: &Commands) -> Reply {
             names.iter().map(|name| actadb_protocol::catalog::find(name)).collect()
         }
     };
+    if let Commands::Docs(names) | Commands::Info(names) = request
+        && names.len() > NAMES_MAX
+    {
+        let text = format!("at most {NAMES_MAX} commands can be named");
+        return Reply::Error(ErrorReply::new(Code::Err, text));
+    }
     match request {
         Commands::Count => Reply::Integer(COMMANDS.len() as u64),
         Commands::List => {

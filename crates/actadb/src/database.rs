@@ -44,8 +44,8 @@ pub struct Database {
 struct Inner {
     options: Options,
     meta: Meta,
-    /// Held for its lock.
-    directory: Directory,
+    /// Held for its lock, here and by every thread that may write.
+    directory: Arc<Directory>,
     clock: Clock,
     executor: Executor,
     buckets: Vec<BucketHandle>,
@@ -65,7 +65,7 @@ struct BucketHandle {
     parts: Option<BucketParts>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct BucketParts {
     reader: Reader,
     writer: ActorRef<SegmentWriterActor>,
@@ -114,8 +114,6 @@ impl Database {
             let outcome = executor.read(job).await;
             opened.push((bucket, outcome));
         }
-        let directory = Arc::into_inner(directory)
-            .unwrap_or_else(|| unreachable!("the jobs that opened buckets have ended"));
         let starter = Starter {
             clock: Clock::new(),
             meta: *directory.meta(),
@@ -310,26 +308,22 @@ impl Database {
     /// clones go on until they are dropped.
     pub async fn close(&self) {
         self.inner.stopping.store(true, Ordering::Release);
-        let timeout = self.inner.options.append_timeout;
+        let mut buckets = tokio::task::JoinSet::new();
         for bucket in &self.inner.buckets {
-            let Some(parts) = &bucket.parts else { continue };
-            // Every append in flight holds a permit: all of them back means none is left.
-            let all = u32::try_from(self.inner.options.permit_bytes).unwrap_or(u32::MAX);
-            let drained = parts.permits.acquire_many(all);
-            // On a full disk they may wait for ever.
-            let patience = if bucket.board.no_room() { Duration::ZERO } else { timeout };
-            let _ = tokio::time::timeout(patience, drained).await;
-            parts.permits.close();
-            let (stopped, is_stopped) = oneshot::channel();
-            if parts.writer.tell(Stop(stopped)).await.is_ok()
-                && tokio::time::timeout(timeout.max(Duration::from_secs(10)), is_stopped)
-                    .await
-                    .is_err()
-            {
-                tracing::error!(bucket = bucket.board.bucket.0, "the bucket did not stop in time");
+            if let Some(parts) = bucket.parts.clone() {
+                let (options, board) = (self.inner.options.clone(), bucket.board.clone());
+                buckets.spawn(stop_bucket(options, board, parts));
             }
         }
+        while buckets.join_next().await.is_some() {}
         let _ = self.inner.supervisor.stop_gracefully().await;
+        // The lock goes with the last thread that could write.
+        let gone = async {
+            while Arc::strong_count(&self.inner.directory) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(STOP_PATIENCE, gone).await;
     }
 
     fn partition_of_stream(&self, stream: &StreamId, key: Option<PartitionKey>) -> PartitionId {
@@ -374,10 +368,28 @@ impl Database {
     }
 }
 
+/// How long a bucket may take to write, sync and save when it stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+async fn stop_bucket(options: Options, board: Arc<BucketBoard>, parts: BucketParts) {
+    // Every append in flight holds a permit: all of them back means none is left.
+    let all = u32::try_from(options.permit_bytes).unwrap_or(u32::MAX);
+    // On a full disk they may wait for ever.
+    let patience = if board.no_room() { Duration::ZERO } else { options.append_timeout };
+    let _ = tokio::time::timeout(patience, parts.permits.acquire_many(all)).await;
+    parts.permits.close();
+    let (stopped, is_stopped) = oneshot::channel();
+    let told = parts.writer.tell(Stop(stopped)).await.is_ok();
+    if told && tokio::time::timeout(STOP_PATIENCE, is_stopped).await.is_err() {
+        tracing::error!(bucket = board.bucket.0, "the bucket did not stop in time");
+    }
+}
+
 /// Messages that can be in flight in a bucket: every one holds a permit of at least the minimum.
 fn queue_size(options: &Options) -> usize {
-    // Beside them: lead, closed, stop.
-    (options.permit_bytes / PERMIT_MIN_BYTES) as usize + 64
+    // Twice: after a refusal permits come back while stale proposals still lie in a mailbox, and
+    // an append may be told both committed and synced. Beside them: lead, closed, stop.
+    2 * (options.permit_bytes / PERMIT_MIN_BYTES) as usize + 64
 }
 
 /// What is needed to start the actors.
@@ -393,7 +405,11 @@ struct Starter {
 type Opened = (BucketId, Option<Result<OpenedBucket, actadb_store::error::OpenError>>);
 
 impl Starter {
-    async fn start(self, directory: Directory, opened: Vec<Opened>) -> Result<Database, OpenError> {
+    async fn start(
+        self,
+        directory: Arc<Directory>,
+        opened: Vec<Opened>,
+    ) -> Result<Database, OpenError> {
         let partitioning = self.meta.partitioning;
         let readers: Vec<(BucketId, Reader)> = opened
             .iter()
@@ -412,7 +428,7 @@ impl Starter {
                     report(bucket, &found);
                     let others = readers.iter().filter(|(b, _)| *b != bucket);
                     let others = Arc::new(others.map(|(_, reader)| reader.clone()).collect());
-                    Some(self.start_bucket(found, &partitions, &board, others, &mut doors).await?)
+                    Some(self.start_bucket(found, &directory, &board, others, &mut doors).await?)
                 }
                 // Whatever keeps one bucket from opening is no reason to stop the others.
                 Some(Err(error)) => {
@@ -447,16 +463,19 @@ impl Starter {
     async fn start_bucket(
         &self,
         opened: OpenedBucket,
-        partitions: &[PartitionId],
+        directory: &Arc<Directory>,
         board: &Arc<BucketBoard>,
         others: Arc<Vec<Reader>>,
         doors: &mut [Option<PartitionDoor>],
     ) -> Result<BucketParts, OpenError> {
         let options = &self.options;
+        let bucket = board.bucket;
+        let partitions: Vec<PartitionId> = self.meta.partitioning.partitions_of(bucket).collect();
+        let unsealed = opened.unsealed.len();
         let identity = opened.writer.identity();
         let id_floor_ns = opened.publisher.last_time_ns();
         let start = WriterStart {
-            partitions: partitions.to_vec(),
+            partitions: partitions.clone(),
             last: opened.last,
             term: opened.writer.slot_state().term,
             segment_bytes: self.meta.segment_bytes,
@@ -465,14 +484,16 @@ impl Starter {
             unsealed: opened.unsealed,
         };
         let reader = opened.publisher.reader();
-        let thread =
-            self.executor.writer(opened.writer, board.clone()).map_err(OpenError::Thread)?;
+        let thread = self
+            .executor
+            .writer(opened.writer, board.clone(), directory.clone())
+            .map_err(OpenError::Thread)?;
         let mut to_partitions = HashMap::new();
         let mut from_writer = Vec::new();
         for partition in partitions {
             let (sender, receiver) = mpsc::channel(self.queue);
-            to_partitions.insert(*partition, sender);
-            from_writer.push((*partition, receiver));
+            to_partitions.insert(partition, sender);
+            from_writer.push((partition, receiver));
         }
         let writer = SegmentWriterActor {
             side: WriterSide::new(start, opened.publisher),
@@ -482,7 +503,7 @@ impl Starter {
             thread,
             thread_gone: false,
             partitions: to_partitions,
-            sealed: mpsc::channel(FULL_SEGMENTS_MAX + 2),
+            sealed: mpsc::channel(FULL_SEGMENTS_MAX + unsealed + 2),
             stopping: Vec::new(),
             outputs: Vec::new(),
         };
@@ -493,6 +514,8 @@ impl Starter {
             .ask(StartWriter(Box::new(writer), self.queue))
             .await
             .map_err(|_| lost(()))?;
+        // Partitions must hear that they lead before anyone can send them an append.
+        writer.wait_for_startup().await;
         let permits = Arc::new(Semaphore::new(options.permit_bytes as usize));
         let rules = Rules {
             strict_versioning: options.strict_versioning,
@@ -527,6 +550,7 @@ impl Starter {
                 actor,
                 permits: permits.clone(),
                 permit_bytes: options.permit_bytes,
+                transaction_limit: options.transaction_limit(),
                 board: board.clone(),
             });
         }

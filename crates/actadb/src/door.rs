@@ -19,12 +19,17 @@ pub(crate) struct PartitionDoor {
     pub(crate) actor: ActorRef<PartitionActor>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) permit_bytes: u64,
+    pub(crate) transaction_limit: u64,
     pub(crate) board: Arc<BucketBoard>,
 }
 
 /// Bytes that a message takes while it is in flight.
-fn permit_size(transactions: &[Transaction], limit: u64) -> u32 {
-    let sizes = transactions.iter().map(|t| t.size_bytes().max(PERMIT_MIN_BYTES));
+fn permit_size(transactions: &[Transaction], limit: u64, transaction_limit: u64) -> u32 {
+    // One that is too large is refused at once, and must not make others wait.
+    let sizes = transactions.iter().map(|transaction| match transaction.size_bytes() {
+        size if size > transaction_limit => PERMIT_MIN_BYTES,
+        size => size.max(PERMIT_MIN_BYTES),
+    });
     // One message may not take more than there is; what it has beyond is bounded by the sender.
     u32::try_from(sizes.sum::<u64>().min(limit)).unwrap_or(u32::MAX)
 }
@@ -40,7 +45,7 @@ impl PartitionDoor {
         let count = transactions.len();
         let all = |result: AppendResult| vec![result; count];
         let deadline = Instant::now() + timeout;
-        let size = permit_size(&transactions, self.permit_bytes);
+        let size = permit_size(&transactions, self.permit_bytes, self.transaction_limit);
         // Nearly always there are enough; a timer is only for waiting.
         let permit = match self.permits.clone().try_acquire_many_owned(size) {
             Ok(permit) => permit,

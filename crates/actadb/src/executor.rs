@@ -3,20 +3,23 @@
 //! `Threads` has one writer thread per bucket and a bounded pool that reads. `Inline` runs
 //! everything in the tasks of the runtime, for current-thread runtimes and virtual time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use actadb_bucket::job::{Done, perform};
 use actadb_replica::message::Work;
+use actadb_store::meta::Directory;
 use actadb_store::writer::BucketWriter;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::options::Execution;
 use crate::status::BucketBoard;
 
-/// Reads that may wait for a thread at once; more wait for a place.
-const READS_WAITING_MAX: usize = 4096;
+/// Long jobs that may wait for their thread: two per bucket at the most, and a few more after a
+/// start on a full disk.
+const LONG_JOBS_MAX: usize = 4096;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -25,6 +28,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Executor {
     /// `None` runs jobs inline.
     pool: Option<mpsc::Sender<Job>>,
+    /// One thread for what takes long and may wait: sealing.
+    long: Option<mpsc::Sender<Job>>,
     places: Arc<Semaphore>,
 }
 
@@ -53,11 +58,19 @@ impl Executor {
         threads: usize,
         fetches: usize,
     ) -> std::io::Result<Self> {
-        let places = Arc::new(Semaphore::new(READS_WAITING_MAX));
+        // Reads wait here and not in the queue: a fact that an append needs has at most one read
+        // per thread before it.
+        let places = Arc::new(Semaphore::new(threads.max(1)));
         if execution == Execution::Inline {
-            return Ok(Self { pool: None, places });
+            return Ok(Self { pool: None, long: None, places });
         }
-        let (sender, receiver) = mpsc::channel::<Job>(READS_WAITING_MAX + fetches);
+        let (long, mut long_in) = mpsc::channel::<Job>(LONG_JOBS_MAX);
+        thread::Builder::new().name("acta-seal".into()).spawn(move || {
+            while let Some(job) = long_in.blocking_recv() {
+                let _ = catch_unwind(AssertUnwindSafe(job));
+            }
+        })?;
+        let (sender, receiver) = mpsc::channel::<Job>(threads.max(1) + fetches);
         let receiver = Arc::new(Mutex::new(receiver));
         for n in 0..threads.max(1) {
             let receiver = receiver.clone();
@@ -67,11 +80,11 @@ impl Executor {
                         receiver.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
                     let Some(job) = next else { return };
                     // A job that panics has dropped its way back; the thread serves on.
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+                    let _ = catch_unwind(AssertUnwindSafe(job));
                 }
             })?;
         }
-        Ok(Self { pool: Some(sender), places })
+        Ok(Self { pool: Some(sender), long: Some(long), places })
     }
 
     /// Runs a job that reads; `None` when it panicked.
@@ -102,7 +115,19 @@ impl Executor {
         }
     }
 
+    /// As [`submit`](Self::submit), for a job that takes long and may wait.
+    pub(crate) fn submit_long(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        match &self.long {
+            Some(long) => long.try_send(Box::new(job)).is_ok(),
+            None => {
+                job();
+                true
+            }
+        }
+    }
+
     /// Gives a bucket's files to a thread of their own. When the thread panics, `done` closes.
+    /// The thread holds the directory's lock as long as it may write.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -110,6 +135,7 @@ impl Executor {
         &self,
         mut writer: BucketWriter,
         board: Arc<BucketBoard>,
+        directory: Arc<Directory>,
     ) -> std::io::Result<WriterThread> {
         // One piece of work is out at a time, so neither queue ever holds more than one.
         let (work, mut work_in) = mpsc::channel::<Command>(2);
@@ -117,6 +143,8 @@ impl Executor {
         let name = format!("acta-write-{}", board.bucket);
         let mut run = move |command: Command| match command {
             Command::Work(work) => {
+                // Held by being named here.
+                let _: &Directory = &directory;
                 let syncs = matches!(work, Work::Sync | Work::Write { sync: true, .. });
                 let start = Instant::now();
                 let ended = perform(&mut writer, &work);

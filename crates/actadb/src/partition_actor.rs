@@ -1,6 +1,7 @@
 //! One partition: its mailbox is the only door for appends.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use actadb_bucket::partition_side::{PartitionOutput, PartitionSide};
@@ -100,9 +101,14 @@ impl PartitionActor {
         let (reader, others) = (self.reader.clone(), self.others.clone());
         let (partition, answer) = (self.partition, self.facts.0.clone());
         let taken = self.executor.submit(move || {
-            let found = facts(&reader, &others, partition, &keys);
+            let look = AssertUnwindSafe(|| facts(&reader, &others, partition, &keys));
+            // A look-up that panics must not leave its append waiting.
+            let found = match catch_unwind(look) {
+                Ok(found) => found.map_err(|error| error.to_string()),
+                Err(_panic) => Err("the look-up of stream heads and event ids panicked".into()),
+            };
             // Sized by the permits, as every parked append holds one.
-            let _ = answer.try_send((fetch, found.map_err(|error| error.to_string())));
+            let _ = answer.try_send((fetch, found));
         });
         assert!(taken, "the pool's queue is sized by the permits");
     }

@@ -1,6 +1,8 @@
 //! One bucket's writer: consensus and publishing, with one piece of disk work in flight.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use actadb_bucket::writer_side::{WriterInput, WriterOutput, WriterSide};
@@ -101,17 +103,20 @@ impl SegmentWriterActor {
     fn seal(&self, task: SealTask) {
         let answer = self.sealed.0.clone();
         let bucket = self.board.bucket.0;
-        let taken = self.executor.submit(move || {
-            let input = match task.run() {
-                Ok(index) => WriterInput::Sealed(index),
-                Err(error) => {
-                    let segment = task.segment();
-                    let what = "an index could not be written; again soon";
-                    tracing::warn!(bucket, segment, %error, what);
-                    WriterInput::SealFailed(task)
-                }
+        let taken = self.executor.submit_long(move || {
+            let (segment, again) = (task.segment(), task.clone());
+            let sealed = catch_unwind(AssertUnwindSafe(|| task.run()));
+            let failed = |error: &dyn Display| {
+                let what = "an index could not be written; again soon";
+                tracing::warn!(bucket, segment, %error, what);
+                WriterInput::SealFailed(again)
             };
-            // At most as many as there may be full segments.
+            let input = match sealed {
+                Ok(Ok(index)) => WriterInput::Sealed(index),
+                Ok(Err(error)) => failed(&error),
+                Err(_panic) => failed(&"it panicked"),
+            };
+            // Sized for all segments that may wait.
             let _ = answer.try_send(input);
         });
         assert!(taken, "the pool's queue has room for the seals");

@@ -18,7 +18,7 @@ use crate::status::BucketBoard;
 /// Watches the bucket supervisors.
 #[derive(Debug, Default)]
 pub(crate) struct NodeSupervisor {
-    buckets: Vec<ActorRef<BucketSupervisor>>,
+    buckets: HashMap<ActorId, (ActorRef<BucketSupervisor>, Arc<BucketBoard>)>,
 }
 
 /// Watches one bucket's writer and partitions.
@@ -80,9 +80,14 @@ impl Actor for NodeSupervisor {
     async fn on_link_died(
         &mut self,
         _: WeakActorRef<Self>,
-        _: ActorId,
-        _: ActorStopReason,
+        id: ActorId,
+        reason: ActorStopReason,
     ) -> Result<ControlFlow<ActorStopReason>, Infallible> {
+        if let Some((_, board)) = self.buckets.remove(&id)
+            && let Some(how) = how(&reason)
+        {
+            board.close(&ClosedReason::Panicked(format!("the bucket's supervisor: {how}")));
+        }
         Ok(ControlFlow::Continue(()))
     }
 }
@@ -95,9 +100,9 @@ impl Message<StartBucket> for NodeSupervisor {
         StartBucket(board): StartBucket,
         context: &mut Context<Self, Self::Reply>,
     ) -> Self::Reply {
-        let child = BucketSupervisor { board, writer: None, names: HashMap::new() };
+        let child = BucketSupervisor { board: board.clone(), writer: None, names: HashMap::new() };
         let bucket = supervise(context.actor_ref(), child, 64).await;
-        self.buckets.push(bucket.clone());
+        self.buckets.insert(bucket.id(), (bucket.clone(), board));
         bucket
     }
 }

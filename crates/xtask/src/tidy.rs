@@ -33,7 +33,7 @@ const IMPURE_WORDS: &[&str] = &["tokio", "std::time", "std::fs", "std::thread", 
 ///
 /// # Errors
 /// All findings, a line each.
-pub fn run() -> Result<(), String> {
+pub(crate) fn run() -> Result<(), String> {
     let root = workspace_root();
     let mut findings = Vec::new();
     check_arrows(&root, &mut findings);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use actadb_model::dice::SplitMix64;
+use actadb::model::dice::SplitMix64;
 use bytes::{BufMut, BytesMut};
 
 use super::streams::{Stream, Streams};
@@ -264,7 +264,7 @@ mod tests {
     fn batches_go_to_the_streams_in_turn_under_their_keys() {
         let sent = commands("append --payload-bytes 3 --batch 2 --streams 2", 3);
         let line = |stream: &str| {
-            let key = actadb_model::ids::PartitionKey::of_stream(stream);
+            let key = actadb::model::ids::PartitionKey::of_stream(stream);
             let event = format!("{stream} Benched PAYLOAD PPP");
             format!("EMAPPEND {key} {event} {event}")
         };

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use actadb_model::limits::{PAGE_MAX_EVENTS, TRANSACTION_MAX_EVENTS};
+use actadb::model::limits::{PAGE_MAX_EVENTS, TRANSACTION_MAX_EVENTS};
 use clap::{Args, ValueEnum};
 
 use crate::wire_client::{ClientError, WireClient};

@@ -1,6 +1,6 @@
 //! The streams that a benchmark works on: their names, filling them, removing them.
 
-use actadb_model::ids::PartitionKey;
+use actadb::model::ids::PartitionKey;
 use uuid::Uuid;
 
 use super::commands::payload;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use actadb_model::ids::{hash16, with_hash16};
+use actadb::model::ids::{hash16, with_hash16};
 use uuid::Uuid;
 
 use super::line::Event;

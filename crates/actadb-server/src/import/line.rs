@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use actadb_model::ids::PartitionKey;
-use actadb_model::limits::TIMESTAMP_MAX_MS;
-use actadb_model::names::{BadName, EventName, StreamId};
+use actadb::model::ids::PartitionKey;
+use actadb::model::limits::TIMESTAMP_MAX_MS;
+use actadb::model::names::{BadName, EventName, StreamId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;

@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use actadb_model::version::ExpectedVersion;
+use actadb::model::version::ExpectedVersion;
 use bytes::BytesMut;
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;

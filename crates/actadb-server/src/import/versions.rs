@@ -11,9 +11,9 @@
 
 use std::collections::HashMap;
 
-use actadb_model::ids::PartitionKey;
-use actadb_model::names::StreamId;
-use actadb_model::version::ExpectedVersion;
+use actadb::model::ids::PartitionKey;
+use actadb::model::names::StreamId;
+use actadb::model::version::ExpectedVersion;
 
 use super::line::Event;
 

@@ -209,3 +209,42 @@ async fn a_panic_inside_is_answered_named_by_health_and_spreads_nowhere() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_writes_everything_before_it_reads_is_served() {
+    const COMMANDS: usize = 60_000;
+    let dir = tempfile::tempdir().expect("dir");
+    let server = Server::start(settings(dir.path())).await.expect("starts");
+    let mut stream = open(&server).await;
+    // 9 MB of requests and 20 MB of replies: far more than sockets hold.
+    let echo = format!("*2\r\n$4\r\nECHO\r\n$330\r\n{}\r\n", "x".repeat(330));
+    let all = echo.repeat(COMMANDS);
+    let sent = tokio::time::timeout(Duration::from_secs(60), stream.write_all(all.as_bytes()));
+    sent.await.expect("the server reads on while it cannot write").expect("written");
+    let said = exactly(&mut stream, COMMANDS * 338).await;
+    assert!(said.ends_with(b"xx\r\n"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_pattern_and_a_flood_of_empty_arguments_harm_nobody() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut settings = settings(dir.path());
+    settings.network.request_memory_bytes = 1 << 20;
+    let server = Server::start(settings).await.expect("starts");
+    let mut stream = open(&server).await;
+    for pattern in ["*".repeat(100_000), format!("{}x", "*".repeat(200)), "*a".repeat(60)] {
+        let request =
+            format!("*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n${}\r\n{pattern}\r\n", pattern.len());
+        stream.write_all(request.as_bytes()).await.expect("written");
+        assert_eq!(exactly(&mut stream, 4).await, b"*0\r\n");
+    }
+    // Empty arguments are not free.
+    let mut flood = open(&server).await;
+    let empty = format!("*1000000\r\n{}", "$0\r\n\r\n".repeat(100_000));
+    let _ = flood.write_all(empty.as_bytes()).await;
+    let said = until_closed(&mut flood).await;
+    assert!(said.contains("too many bytes of requests") || said.is_empty(), "{said}");
+    still_serves(&server).await;
+    server.stop().await;
+}

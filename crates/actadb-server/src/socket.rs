@@ -1,0 +1,144 @@
+//! A socket with its reply buffer: reads what is there, and goes on reading while it writes.
+//!
+//! A blocking client may send a whole pipeline before it reads a reply. Whoever stopped reading
+//! until its replies were taken would wait for that client, and the client for it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+/// Room for a read from the socket.
+const READ_BYTES: usize = 16 << 10;
+/// A client must take this much, or all, within its patience.
+const PROGRESS_BYTES: usize = 64 << 10;
+/// Buffers that grew past this are given back when they are empty.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Socket<S> {
+    stream: S,
+    /// Replies to be written.
+    pub out: BytesMut,
+    patience: Duration,
+    /// The client has shut its side down.
+    ended: bool,
+}
+
+enum Moved {
+    Wrote(io::Result<usize>),
+    Read(io::Result<usize>),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// A socket whose client is closed when it takes too little of its replies within `patience`.
+    pub fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, out: BytesMut::new(), patience, ended: false }
+    }
+
+    /// Waits for bytes and reads all that are ready, about up to `limit`; 0 at the end.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn read(
+        &mut self,
+        buffer: &mut BytesMut,
+        wants: usize,
+        limit: usize,
+    ) -> io::Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
+        if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
+            *buffer = BytesMut::new();
+        }
+        // Grow with what arrives, not with what is announced.
+        buffer.reserve(wants.min(buffer.len()).max(READ_BYTES));
+        let mut all = self.stream.read_buf(buffer).await?;
+        self.ended = all == 0;
+        // A read that filled the room may have left something.
+        while !self.ended && buffer.len() == buffer.capacity() && buffer.len() < limit {
+            buffer.reserve(buffer.len().max(READ_BYTES));
+            let more = poll_fn(|cx| Poll::Ready(self.poll_read(cx, buffer))).await;
+            match more {
+                Poll::Ready(n) => {
+                    let n = n?;
+                    self.ended = n == 0;
+                    all += n;
+                }
+                Poll::Pending => break,
+            }
+        }
+        Ok(all)
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        // Dropping the future loses nothing: what was read is in the buffer.
+        pin!(self.stream.read_buf(buffer)).poll(cx)
+    }
+
+    /// Writes the replies; meanwhile reads what the client goes on sending, up to `limit`.
+    ///
+    /// # Errors
+    /// What the socket says; `TimedOut` when the client takes too little.
+    pub async fn flush(&mut self, buffer: &mut BytesMut, limit: usize) -> io::Result<()> {
+        let mut deadline = Instant::now() + self.patience;
+        let mut taken = 0;
+        while !self.out.is_empty() {
+            match timeout_at(deadline, poll_fn(|cx| self.poll_move(cx, buffer, limit))).await {
+                Ok(Moved::Wrote(written)) => {
+                    let written = written?;
+                    if written == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    self.out.advance(written);
+                    taken += written;
+                }
+                Ok(Moved::Read(read)) => self.ended = read? == 0,
+                Err(_elapsed) if taken >= PROGRESS_BYTES => {
+                    deadline = Instant::now() + self.patience;
+                    taken = 0;
+                }
+                Err(_elapsed) => {
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "replies are not taken");
+                    return Err(error);
+                }
+            }
+        }
+        if self.out.capacity() > KEPT_BYTES {
+            self.out = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<Moved> {
+        if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+            return Poll::Ready(Moved::Wrote(written));
+        }
+        if self.ended || buffer.len() >= limit {
+            return Poll::Pending;
+        }
+        buffer.reserve(READ_BYTES);
+        self.poll_read(cx, buffer).map(Moved::Read)
+    }
+
+    /// Says goodbye.
+    pub async fn shutdown(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+}
