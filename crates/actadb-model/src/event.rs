@@ -77,19 +77,17 @@ pub struct Event {
 }
 
 impl Event {
-    /// Puts an event together from the bytes of its record.
-    ///
-    /// # Panics
-    /// When a span lies outside of `record`, or a span of text is not UTF-8: the decoder checks
-    /// both before it builds events.
+    /// Puts an event together from the bytes of its record. Every span must lie inside of
+    /// `record`, and those of text must be UTF-8: the decoder checks both.
     #[must_use]
     pub fn new(head: EventHead, record: Bytes, spans: EventSpans) -> Self {
-        let event = Self { head, record, spans };
-        let _ = event.as_ref();
-        event
+        Self { head, record, spans }
     }
 
     /// The event, borrowed.
+    ///
+    /// # Panics
+    /// When it was put together from spans that nobody checked.
     #[must_use]
     pub fn as_ref(&self) -> EventRef<'_> {
         let part = |span: &Range<u32>| &self.record[span.start as usize..span.end as usize];

@@ -39,16 +39,13 @@ impl Message {
         transactions: Vec<Transaction>,
     ) -> Self {
         let events = || transactions.iter().flat_map(Transaction::events);
-        let streams: BTreeSet<StreamId> = events().map(|event| event.stream.clone()).collect();
-        let event_ids: BTreeSet<Uuid> = events().filter_map(|event| event.id).collect();
-        Self {
-            token,
-            connection,
-            since_ns,
-            transactions,
-            streams: streams.into_iter().collect(),
-            event_ids: event_ids.into_iter().collect(),
-        }
+        let mut streams: Vec<StreamId> = events().map(|event| event.stream.clone()).collect();
+        let mut event_ids: Vec<Uuid> = events().filter_map(|event| event.id).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        event_ids.sort_unstable();
+        event_ids.dedup();
+        Self { token, connection, since_ns, transactions, streams, event_ids }
     }
 
     fn queues(&self) -> impl Iterator<Item = Queue> {

@@ -144,7 +144,7 @@ async fn accept(listener: TcpListener, context: Context, mut stopping: watch::Re
         };
         match accepted {
             Ok((stream, address)) => {
-                if let Some(connection) = admit(stream, address, &context, &stopping).await {
+                if let Some(connection) = admit(stream, address, &context, &stopping) {
                     connections.spawn(connection.run());
                 }
             }
@@ -159,7 +159,7 @@ async fn accept(listener: TcpListener, context: Context, mut stopping: watch::Re
     while connections.join_next().await.is_some() {}
 }
 
-async fn admit(
+fn admit(
     mut stream: TcpStream,
     address: SocketAddr,
     context: &Context,

@@ -114,13 +114,18 @@ pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
     let events = &transaction.events;
     let mut streams: Vec<(&StreamId, u64)> = Vec::new();
     let mut ordinals = Vec::with_capacity(events.len());
-    let mut seen = std::collections::HashMap::new();
-    for event in events {
-        let ordinal = *seen.entry(&event.stream).or_insert_with(|| {
-            streams.push((&event.stream, event.version));
-            streams.len() - 1
-        });
-        ordinals.push(ordinal);
+    if let [only] = events.as_slice() {
+        streams.push((&only.stream, only.version));
+        ordinals.push(0);
+    } else {
+        let mut seen = std::collections::HashMap::new();
+        for event in events {
+            let ordinal = *seen.entry(&event.stream).or_insert_with(|| {
+                streams.push((&event.stream, event.version));
+                streams.len() - 1
+            });
+            ordinals.push(ordinal);
+        }
     }
 
     let variable: usize = events

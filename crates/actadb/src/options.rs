@@ -13,7 +13,7 @@ pub use actadb_replica::message::FsyncMode;
 use crate::error::OpenError;
 
 /// Default of `bucket.count`, chosen by measurement: see `docs/BENCHMARKS.md`.
-pub const BUCKETS_DEFAULT: u16 = 4;
+pub const BUCKETS_DEFAULT: u16 = 1;
 
 /// How to open a database. Plain values: nothing is opened before
 /// [`Database::open_with`](crate::database::Database::open_with).

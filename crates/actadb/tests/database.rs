@@ -21,7 +21,7 @@ fn event(name: &str) -> NewEvent {
 }
 
 fn small(dir: &std::path::Path) -> Options {
-    Options { segment_bytes: 1 << 20, ..Options::new(dir) }
+    Options { segment_bytes: 1 << 20, buckets: 4, ..Options::new(dir) }
 }
 
 /// A stream whose default key falls into a partition.

@@ -50,6 +50,8 @@ impl Home {
         let addresses = [
             ("network.client_address", "\"127.0.0.1:0\""),
             ("network.admin_address", "\"127.0.0.1:0\""),
+            // Several, so that the failure of one can be seen to stay its own.
+            ("bucket.count", "4"),
         ];
         for (key, value) in addresses.iter().chain(settings) {
             let _ = writeln!(config, "{key} = {value}");

@@ -15,6 +15,7 @@ pub(crate) fn settings(dir: &Path) -> Settings {
     settings.network.client_address = "127.0.0.1:0".into();
     settings.network.admin_address = "127.0.0.1:0".into();
     settings.segment.size_bytes = 1 << 20;
+    settings.bucket.count = 4;
     settings
 }
 
@@ -92,6 +93,7 @@ impl Process {
             .args(["--client-address", "127.0.0.1:0", "--dir"])
             .arg(dir)
             .env("ACTADB_NETWORK__ADMIN_ADDRESS", "")
+            .env("ACTADB_BUCKET__COUNT", "4")
             .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
