@@ -37,11 +37,11 @@ use crate::supervisor::{NodeSupervisor, StartBucket, StartPartition, StartWriter
 /// clone is dropped (which does not wait for anything; what was acknowledged is safe either way).
 #[derive(Clone, Debug)]
 pub struct Database {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     options: Options,
     meta: Meta,
     /// Held for its lock, here and by every thread that may write.
@@ -50,7 +50,7 @@ struct Inner {
     executor: Executor,
     buckets: Vec<BucketHandle>,
     /// By number of the partition; `None` where the bucket did not open.
-    doors: Vec<Option<PartitionDoor>>,
+    pub(crate) doors: Vec<Option<PartitionDoor>>,
     supervisor: ActorRef<NodeSupervisor>,
     stopping: AtomicBool,
     reads: AtomicU64,
@@ -59,16 +59,16 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct BucketHandle {
+pub(crate) struct BucketHandle {
     board: Arc<BucketBoard>,
     /// `None` where the bucket did not open.
-    parts: Option<BucketParts>,
+    pub(crate) parts: Option<BucketParts>,
 }
 
 #[derive(Clone, Debug)]
-struct BucketParts {
+pub(crate) struct BucketParts {
     reader: Reader,
-    writer: ActorRef<SegmentWriterActor>,
+    pub(crate) writer: ActorRef<SegmentWriterActor>,
     permits: Arc<Semaphore>,
 }
 
@@ -331,7 +331,7 @@ impl Database {
         self.partitioning().partition_of(key)
     }
 
-    fn bucket_of(&self, partition: PartitionId) -> &BucketHandle {
+    pub(crate) fn bucket_of(&self, partition: PartitionId) -> &BucketHandle {
         let bucket: BucketId = self.partitioning().bucket_of(partition);
         &self.inner.buckets[usize::from(bucket.0)]
     }
@@ -572,45 +572,4 @@ fn report(bucket: BucketId, opened: &OpenedBucket) {
         tracing::warn!(bucket = bucket.0, file = %index.display(), "rebuilt an index");
     }
     tracing::debug!(bucket = bucket.0, last_entry = opened.last.0, "bucket open");
-}
-
-/// Which part of a bucket to break.
-#[cfg(feature = "fault-injection")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The actor of a partition.
-    Partition(PartitionId),
-    /// The segment writer actor of the bucket of a partition.
-    SegmentWriter(PartitionId),
-    /// The writer thread of the bucket of a partition.
-    WriterThread(PartitionId),
-}
-
-#[cfg(feature = "fault-injection")]
-impl Database {
-    /// Makes a part panic.
-    ///
-    /// # Panics
-    /// When there is no such part; the part itself panics in its own task or thread.
-    pub async fn inject_panic(&self, part: Part) {
-        use crate::segment_writer_actor::Panic;
-        let writer = |partition| {
-            let parts = self.bucket_of(partition).parts.as_ref();
-            parts.map(|parts| parts.writer.clone()).unwrap_or_else(|| panic!("no such bucket"))
-        };
-        match part {
-            Part::Partition(partition) => {
-                let door = self.inner.doors[usize::from(partition.0)].as_ref();
-                let actor = door.map(|door| door.actor.clone());
-                let actor = actor.unwrap_or_else(|| panic!("no such partition"));
-                let _ = actor.tell(crate::partition_actor::Panic).await;
-            }
-            Part::SegmentWriter(partition) => {
-                let _ = writer(partition).tell(Panic::Actor).await;
-            }
-            Part::WriterThread(partition) => {
-                let _ = writer(partition).tell(Panic::Thread).await;
-            }
-        }
-    }
 }

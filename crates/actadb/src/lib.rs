@@ -35,6 +35,8 @@ pub mod database;
 mod door;
 pub mod error;
 pub mod executor;
+#[cfg(feature = "fault-injection")]
+pub mod fault_injection;
 pub mod metrics;
 pub mod options;
 mod partition_actor;

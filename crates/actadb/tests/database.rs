@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use actadb::database::{Database, Part};
+use actadb::database::Database;
+use actadb::fault_injection::Part;
 use actadb::model::ids::{PartitionId, PartitionKey, with_hash16};
 use actadb::model::names::{EventName, StreamId};
 use actadb::model::outcome::{AppendError, Refusal, Unknown};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actadb::database::Part;
+use actadb::fault_injection::Part;
 use actadb::model::ids::PartitionId;
 use actadb_server::server::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
