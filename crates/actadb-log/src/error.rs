@@ -97,3 +97,20 @@ impl From<Damage> for LogError {
         Self::Damaged(damage)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_may_be_tried_again_and_a_failed_sync_never() {
+        let full = |what| LogError::Io {
+            what,
+            path: PathBuf::from("f"),
+            source: io::ErrorKind::StorageFull.into(),
+        };
+        assert!(full("write").is_no_room());
+        assert!(full("allocate").is_no_room());
+        assert!(!full(SYNC).is_no_room());
+    }
+}
