@@ -359,8 +359,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.socket.out.is_empty() {
             return Ok(());
         }
-        let limit = self.limits.request_bytes;
+        // What is read meanwhile comes out of what all connections together may still hold.
+        let all = self.context.registry.held_bytes.load(Ordering::Relaxed);
+        let left = self.context.settings.network.request_memory_bytes.saturating_sub(all);
+        let limit = self.limits.request_bytes.min(left);
         self.socket.flush(self.framer.buffer(), limit).await?;
+        self.account(self.framer.held_bytes());
         Ok(())
     }
 }

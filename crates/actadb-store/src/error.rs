@@ -66,6 +66,15 @@ pub enum ReadError {
     /// The device said no.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The event ids asked for belong to more than is loaded at once.
+    #[error(
+        "the event ids belong to transactions of more than {limit_bytes} bytes together; \
+         send fewer appends at once"
+    )]
+    TooManyOwners {
+        /// What is loaded at once.
+        limit_bytes: usize,
+    },
     /// The index and the log tell different things.
     #[error("index and log of bucket {bucket} disagree: {what}; run `actadb check`")]
     Disagree {

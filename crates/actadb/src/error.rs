@@ -53,7 +53,9 @@ impl From<StoreError> for ReadError {
             StoreError::Index(actadb_store::error::IndexError::Damaged { .. }) => {
                 Self::Corrupt(text)
             }
-            StoreError::Index(_) | StoreError::Log(_) => Self::Failed(text),
+            StoreError::Index(_) | StoreError::Log(_) | StoreError::TooManyOwners { .. } => {
+                Self::Failed(text)
+            }
         }
     }
 }
