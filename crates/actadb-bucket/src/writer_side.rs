@@ -168,6 +168,12 @@ impl WriterSide {
         self.core.stats()
     }
 
+    /// Whether a flush should wait for those that are about to append.
+    #[must_use]
+    pub fn may_gather(&self) -> bool {
+        self.core.may_gather()
+    }
+
     /// When [`WriterInput::Tick`] is due, by the monotonic clock.
     #[must_use]
     pub fn wake_at(&self) -> Option<u64> {

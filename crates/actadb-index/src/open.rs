@@ -73,6 +73,15 @@ impl OpenIndex {
         Self { lanes: lanes.collect(), ..Self::default() }
     }
 
+    /// An index whose lanes begin at these sequences, with room for what another one holds: a
+    /// table that grows while it is in use stops everyone for as long as it takes to move it.
+    pub fn new_after(&self, lanes: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        let mut index = Self::new(lanes);
+        index.keys.reserve(self.keys.len());
+        index.groups.reserve(self.groups.len());
+        index
+    }
+
     /// Adds the next sequence of a lane.
     ///
     /// # Panics

@@ -93,6 +93,8 @@ pub struct ReplicaCore {
     next_sequences: BTreeMap<PartitionId, u64>,
     queue: VecDeque<Proposal>,
     queued_bytes: usize,
+    /// Proposals in the last entry.
+    last_batch: usize,
     room: RoomKeeper,
     busy: Busy,
     last_time_ns: u64,
@@ -119,6 +121,7 @@ impl ReplicaCore {
             next_sequences: start.next_sequences.iter().copied().collect(),
             queue: VecDeque::new(),
             queued_bytes: 0,
+            last_batch: 0,
             room: RoomKeeper::default(),
             busy: Busy::Idle,
             last_time_ns: start.last_time_ns,
@@ -236,6 +239,14 @@ impl ReplicaCore {
         };
         let save = (self.synced > self.saved).then(|| self.last_write_ns + SLOT_SAVE_IDLE_NS);
         [sync, save, self.room.wake_at()].into_iter().flatten().min()
+    }
+
+    /// Whether proposals wait that are few beside the last entry's: whoever is about to append
+    /// may well join them.
+    #[must_use]
+    pub fn may_gather(&self) -> bool {
+        let few = self.queue.len() * 2 < self.last_batch;
+        few && !self.queue.is_empty() && matches!(self.busy, Busy::Idle)
     }
 
     /// What an operator wants to see.
@@ -392,6 +403,7 @@ impl ReplicaCore {
     }
 
     fn write(&mut self, now: Now, batch: Vec<Proposal>, out: &mut Vec<Output>) {
+        self.last_batch = batch.len();
         let durable = batch.iter().any(|proposal| proposal.durable);
         let records: Vec<Bytes> = batch.into_iter().map(|proposal| proposal.record).collect();
         self.queued_bytes -= records.iter().map(Bytes::len).sum::<usize>();
@@ -469,8 +481,13 @@ impl ReplicaCore {
             self.durable_wanted = index;
         }
         assert!(!sync || self.synced == index, "a synced write is synced");
-        if self.consensus.commits(index, self.synced >= index) {
-            out.push(Output::Commit { synced: self.synced >= index, entry });
+        let synced = self.synced >= index;
+        // The next write runs while this entry is published and answered.
+        if !self.queue.is_empty() && !self.may_gather() {
+            self.pump(now, out);
+        }
+        if self.consensus.commits(index, synced) {
+            out.push(Output::Commit { synced, entry });
         }
     }
 

@@ -92,10 +92,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// # Errors
     /// What the socket says; `TimedOut` when the client takes too little.
     pub async fn flush(&mut self, buffer: &mut BytesMut, limit: usize) -> io::Result<()> {
-        let mut deadline = Instant::now() + self.patience;
+        let mut deadline = None;
         let mut taken = 0;
         while !self.out.is_empty() {
-            match timeout_at(deadline, poll_fn(|cx| self.poll_move(cx, buffer, limit))).await {
+            // Nearly always the socket takes all at once; a timer is only for waiting.
+            let moved = match poll_fn(|cx| Poll::Ready(self.poll_move(cx, buffer, limit))).await {
+                Poll::Ready(moved) => Ok(moved),
+                Poll::Pending => {
+                    let until = *deadline.get_or_insert_with(|| Instant::now() + self.patience);
+                    timeout_at(until, poll_fn(|cx| self.poll_move(cx, buffer, limit))).await
+                }
+            };
+            match moved {
                 Ok(Moved::Wrote(written)) => {
                     let written = written?;
                     if written == 0 {
@@ -106,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 Ok(Moved::Read(read)) => self.ended = read? == 0,
                 Err(_elapsed) if taken >= PROGRESS_BYTES => {
-                    deadline = Instant::now() + self.patience;
+                    deadline = None;
                     taken = 0;
                 }
                 Err(_elapsed) => {

@@ -183,7 +183,11 @@ impl Publisher {
         let settings = &self.shared.settings;
         let partitions = self.shared.partitioning.partitions_of(settings.identity.bucket);
         let lanes = partitions.map(|p| (p.0, self.shared.next_sequence(p)));
-        let index = SegmentIndex::Open(RwLock::new(OpenIndex::new(lanes)));
+        let index = match self.active.as_ref().map(|active| active.index()) {
+            Some(SegmentIndex::Open(index)) => crate::segments::read(index).new_after(lanes),
+            _ => OpenIndex::new(lanes),
+        };
+        let index = SegmentIndex::Open(RwLock::new(index));
         let segment = Arc::new(Segment::new(settings, number, index));
         let mut list = Vec::clone(&self.shared.list.load());
         list.push(segment.clone());

@@ -32,6 +32,7 @@ use crate::reads::{ReadPartition, ReadStream};
 use crate::segment_writer_actor::{SegmentWriterActor, Stop};
 use crate::status::{BucketBoard, Status};
 use crate::supervisor::{NodeSupervisor, StartBucket, StartPartition, StartWriter};
+use crate::waiting::Waiting;
 
 /// A running database. Clones share it; it runs until [`close`](Self::close), or until the last
 /// clone is dropped (which does not wait for anything; what was acknowledged is safe either way).
@@ -502,6 +503,7 @@ impl Starter {
             board: board.clone(),
             thread,
             thread_gone: false,
+            gathered: false,
             partitions: to_partitions,
             sealed: mpsc::channel(FULL_SEGMENTS_MAX + unsealed + 2),
             stopping: Vec::new(),
@@ -537,8 +539,9 @@ impl Starter {
                 facts: mpsc::channel(self.queue),
                 reader: reader.clone(),
                 others: others.clone(),
-                replies: HashMap::new(),
-                next_token: 0,
+                waiting: Waiting::new(options.append_timeout),
+                proposals: Vec::new(),
+                moved: true,
                 writer_gone: false,
                 outputs: Vec::new(),
             };

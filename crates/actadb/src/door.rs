@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::partition_actor::{Append, PartitionActor};
 use crate::status::BucketBoard;
+use crate::waiting::Waiter;
 
 /// One partition's mailbox, with its bucket's permits.
 #[derive(Clone, Debug)]
@@ -60,14 +61,10 @@ impl PartitionDoor {
                 }
             }
         };
-        match self.send(connection, transactions, permit) {
+        match self.send(connection, transactions, permit, deadline) {
             Err(refusal) => all(Err(refusal.into())),
-            Ok(answered) => match timeout_at(deadline, answered).await {
-                Ok(Ok(results)) => results,
-                // The actor died with our message, after it was taken.
-                Ok(Err(_dropped)) => all(Err(Unknown::Uncertain.into())),
-                Err(_elapsed) => all(Err(Unknown::Timeout.into())),
-            },
+            // The actor answers by the deadline; dropped: it died after it took our message.
+            Ok(answered) => answered.await.unwrap_or_else(|_| all(Err(Unknown::Uncertain.into()))),
         }
     }
 
@@ -76,9 +73,11 @@ impl PartitionDoor {
         connection: u64,
         transactions: Vec<Transaction>,
         permit: OwnedSemaphorePermit,
+        deadline: Instant,
     ) -> Result<oneshot::Receiver<Vec<AppendResult>>, Refusal> {
         let (reply, answered) = oneshot::channel();
-        let message = Append { connection, transactions, reply, permit };
+        let waiter = Waiter { reply: Some(reply), permit, count: transactions.len(), deadline };
+        let message = Append { connection, transactions, waiter };
         match self.actor.tell(message).try_send() {
             Ok(()) => Ok(answered),
             Err(SendError::MailboxFull(_)) => {

@@ -45,3 +45,4 @@ mod segment_writer_actor;
 pub mod status;
 mod supervisor;
 pub mod tools;
+mod waiting;

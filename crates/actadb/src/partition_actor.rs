@@ -1,6 +1,5 @@
 //! One partition: its mailbox is the only door for appends.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -8,29 +7,32 @@ use actadb_bucket::partition_side::{PartitionOutput, PartitionSide};
 use actadb_model::entry::Proposal;
 use actadb_model::ids::PartitionId;
 use actadb_model::keys::{Facts, Keys};
-use actadb_model::outcome::{AppendResult, ClosedReason};
+use actadb_model::outcome::ClosedReason;
 use actadb_model::transaction::Transaction;
-use actadb_partition::message::{FetchId, FromReplica, Input, Token};
+use actadb_partition::message::{FetchId, FromReplica, Input};
 use actadb_store::facts::facts;
 use actadb_store::reader::Reader;
 use kameo::error::Infallible;
 use kameo::mailbox::Signal;
 use kameo::prelude::*;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::executor::Executor;
 use crate::segment_writer_actor::{Proposals, SegmentWriterActor, WantSync};
 use crate::status::BucketBoard;
+use crate::waiting::{Waiter, Waiting};
+
+/// Proposals are handed over when the mailbox is empty, or when there are this many.
+const PROPOSALS_MAX: usize = 64;
 
 /// The appends of one connection for one partition, answered together.
 #[derive(Debug)]
 pub(crate) struct Append {
     pub(crate) connection: u64,
     pub(crate) transactions: Vec<Transaction>,
-    pub(crate) reply: oneshot::Sender<Vec<AppendResult>>,
-    /// Given back with the core's answer, whoever still waits for it.
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// Who waits for the answer.
+    pub(crate) waiter: Waiter,
 }
 
 #[cfg(feature = "fault-injection")]
@@ -54,8 +56,11 @@ pub(crate) struct PartitionActor {
     pub(crate) reader: Reader,
     /// The readers of the node's other buckets.
     pub(crate) others: Arc<Vec<Reader>>,
-    pub(crate) replies: HashMap<Token, (oneshot::Sender<Vec<AppendResult>>, OwnedSemaphorePermit)>,
-    pub(crate) next_token: u64,
+    pub(crate) waiting: Waiting,
+    /// Decided, and not yet handed to the writer.
+    pub(crate) proposals: Vec<Proposal>,
+    /// Whether the board does not show the last step.
+    pub(crate) moved: bool,
     pub(crate) writer_gone: bool,
     /// Kept for its memory.
     pub(crate) outputs: Vec<PartitionOutput>,
@@ -65,31 +70,28 @@ impl PartitionActor {
     fn step(&mut self, input: Input) {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.side.step(self.clock.now(), input, &mut outputs);
-        let mut proposals: Vec<Proposal> = Vec::new();
         for output in outputs.drain(..) {
             match output {
-                PartitionOutput::Propose(proposal) => proposals.push(proposal),
+                PartitionOutput::Propose(proposal) => self.proposals.push(proposal),
                 PartitionOutput::WantSync => {
+                    self.hand_over();
                     // Full or gone: the retry is answered by its timeout, and asks again.
                     let _ = self.writer.tell(WantSync).try_send();
                 }
                 PartitionOutput::Fetch { fetch, keys } => self.fetch(fetch, keys),
-                PartitionOutput::Answer { token, results } => {
-                    if let Some((reply, permit)) = self.replies.remove(&token) {
-                        let _ = reply.send(results);
-                        drop(permit);
-                    }
-                }
+                PartitionOutput::Answer { token, results } => self.waiting.answer(token, results),
             }
         }
         self.outputs = outputs;
-        if !proposals.is_empty() {
-            self.propose(proposals);
-        }
-        self.board.set_partition(self.partition, self.side.stats());
+        self.moved = true;
     }
 
-    fn propose(&mut self, proposals: Vec<Proposal>) {
+    /// Gives the writer what was decided.
+    fn hand_over(&mut self) {
+        if self.proposals.is_empty() {
+            return;
+        }
+        let proposals = std::mem::take(&mut self.proposals);
         // Sized by the permits: full cannot happen, and a writer that is gone closes us below.
         match self.writer.tell(Proposals(proposals)).try_send() {
             Ok(()) | Err(SendError::ActorNotRunning(_) | SendError::ActorStopped) => {}
@@ -135,6 +137,12 @@ impl Actor for PartitionActor {
         mailbox: &mut MailboxReceiver<Self>,
     ) -> Result<Option<Signal<Self>>, Infallible> {
         loop {
+            if mailbox.is_empty() || self.proposals.len() >= PROPOSALS_MAX {
+                self.hand_over();
+                if std::mem::take(&mut self.moved) {
+                    self.board.set_partition(self.partition, self.side.stats());
+                }
+            }
             tokio::select! {
                 biased;
                 message = self.from_writer.recv(), if !self.writer_gone => match message {
@@ -145,6 +153,7 @@ impl Actor for PartitionActor {
                     self.step(Input::Facts { fetch, facts });
                 }
                 signal = mailbox.recv() => return Ok(signal),
+                () = self.waiting.tick(), if !self.waiting.is_empty() => self.waiting.expire(),
             }
         }
     }
@@ -154,10 +163,8 @@ impl Message<Append> for PartitionActor {
     type Reply = ();
 
     async fn handle(&mut self, message: Append, _: &mut Context<Self, ()>) {
-        let token = Token(self.next_token);
-        self.next_token += 1;
-        self.replies.insert(token, (message.reply, message.permit));
-        let Append { connection, transactions, .. } = message;
+        let Append { connection, transactions, waiter } = message;
+        let token = self.waiting.add(waiter);
         self.step(Input::Append { token, connection, transactions });
     }
 }

@@ -9,6 +9,7 @@ use actadb_bucket::writer_side::{WriterInput, WriterOutput, WriterSide};
 use actadb_model::entry::Proposal;
 use actadb_model::ids::PartitionId;
 use actadb_model::outcome::ClosedReason;
+use actadb_model::time::Now;
 use actadb_partition::message::FromReplica;
 use actadb_store::publisher::SealTask;
 use kameo::error::Infallible;
@@ -53,6 +54,8 @@ pub(crate) struct SegmentWriterActor {
     pub(crate) board: Arc<BucketBoard>,
     pub(crate) thread: WriterThread,
     pub(crate) thread_gone: bool,
+    /// Others had their turn since the last entry was begun.
+    pub(crate) gathered: bool,
     pub(crate) partitions: HashMap<PartitionId, mpsc::Sender<FromReplica>>,
     pub(crate) sealed: (mpsc::Sender<WriterInput>, mpsc::Receiver<WriterInput>),
     pub(crate) stopping: Vec<oneshot::Sender<()>>,
@@ -62,9 +65,13 @@ pub(crate) struct SegmentWriterActor {
 
 impl SegmentWriterActor {
     fn step(&mut self, input: WriterInput) {
+        self.step_at(self.clock.now(), input);
+    }
+
+    fn step_at(&mut self, now: Now, input: WriterInput) {
         let mut outputs = std::mem::take(&mut self.outputs);
         let done = matches!(input, WriterInput::Done(_));
-        self.side.step(self.clock.now(), input, &mut outputs);
+        self.side.step(now, input, &mut outputs);
         let told = done || !outputs.is_empty();
         for output in outputs.drain(..) {
             match output {
@@ -138,8 +145,19 @@ impl Actor for SegmentWriterActor {
         mailbox: &mut MailboxReceiver<Self>,
     ) -> Result<Option<Signal<Self>>, Infallible> {
         loop {
+            if mailbox.is_empty() && !self.gathered && self.side.may_gather() {
+                // Whoever is ready to append joins this entry: the tasks that can run, run once,
+                // and the sockets are looked at. It costs microseconds, a sync of its own many.
+                self.gathered = true;
+                tokio::task::yield_now().await;
+            }
             if mailbox.is_empty() {
+                self.gathered = false;
                 self.step(WriterInput::Flush);
+            }
+            if !mailbox.is_empty() {
+                // What waits joins the entry that begins when the writer is done.
+                return Ok(mailbox.recv().await);
             }
             let wake = self.side.wake_at().map(|at| self.clock.at(at));
             let tick = async {
@@ -170,8 +188,9 @@ impl Message<Proposals> for SegmentWriterActor {
     type Reply = ();
 
     async fn handle(&mut self, Proposals(proposals): Proposals, _: &mut Context<Self, ()>) {
+        let now = self.clock.now();
         for proposal in proposals {
-            self.step(WriterInput::Propose(proposal));
+            self.step_at(now, WriterInput::Propose(proposal));
         }
     }
 }

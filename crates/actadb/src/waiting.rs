@@ -1,0 +1,81 @@
+//! The callers of one partition that wait for an answer, and what becomes of those that wait too
+//! long.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use actadb_model::outcome::{AppendResult, Unknown};
+use actadb_partition::message::Token;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+/// Late callers are looked for this many times in the time they have: one timer for all of them,
+/// because a timer of its own costs an append a microsecond.
+const LOOKS: u32 = 20;
+
+/// A caller that waits.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// `None` when it was told that its time is over.
+    pub(crate) reply: Option<oneshot::Sender<Vec<AppendResult>>>,
+    /// Given back with the core's answer, whoever still waits for it.
+    pub(crate) permit: OwnedSemaphorePermit,
+    /// How many results it waits for.
+    pub(crate) count: usize,
+    /// When it is told that the outcome is unknown.
+    pub(crate) deadline: Instant,
+}
+
+/// Callers by their token.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    waiters: HashMap<Token, Waiter>,
+    next_token: u64,
+    look: Interval,
+}
+
+impl Waiting {
+    /// Nobody waits; callers have `timeout` each.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        let mut look = interval((timeout / LOOKS).max(Duration::from_millis(1)));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { waiters: HashMap::new(), next_token: 0, look }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, waiter: Waiter) -> Token {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.waiters.insert(token, waiter);
+        token
+    }
+
+    /// Answers a caller and gives its permit back.
+    pub(crate) fn answer(&mut self, token: Token, results: Vec<AppendResult>) {
+        let Some(Waiter { reply, permit, .. }) = self.waiters.remove(&token) else { return };
+        if let Some(reply) = reply {
+            // Whoever is gone does not want to know.
+            let _ = reply.send(results);
+        }
+        drop(permit);
+    }
+
+    /// Resolves when it is time to look for those that are late.
+    pub(crate) async fn tick(&mut self) {
+        self.look.tick().await;
+    }
+
+    /// Tells the late ones that their outcome is unknown. What they sent is still being decided,
+    /// and keeps its permit.
+    pub(crate) fn expire(&mut self) {
+        let now = Instant::now();
+        for waiter in self.waiters.values_mut().filter(|waiter| waiter.deadline <= now) {
+            if let Some(reply) = waiter.reply.take() {
+                let _ = reply.send(vec![Err(Unknown::Timeout.into()); waiter.count]);
+            }
+        }
+    }
+}
