@@ -3,6 +3,7 @@
 use actadb_log::writer::FullSegment;
 use actadb_model::entry::{Place, Room};
 use actadb_model::outcome::ClosedReason;
+use actadb_model::probe::{Mistake, made};
 use actadb_replica::message::Work;
 use actadb_store::writer::BucketWriter;
 
@@ -56,7 +57,11 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
                 Err(error) if error.is_no_room() => return Done::WriteFoundNoRoom,
                 Err(error) => return failed(error),
             };
-            if *sync && let Err(error) = writer.sync() {
+            if *sync
+                && !made(Mistake::AnswerBeforeSync)
+                && let Err(error) = writer.sync()
+                && !(made(Mistake::FailedSyncRetried) && writer.sync().is_ok())
+            {
                 return failed(error);
             }
             let synced_by_roll = written.full.map_or(0, |full| full.tip.index);

@@ -46,6 +46,7 @@ struct State {
     stop_after: Option<u64>,
     stopped: bool,
     syncs: u64,
+    injected_failures: u64,
     steps: u64,
 }
 
@@ -125,10 +126,22 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used()
+    }
+
     /// Successful syncs so far.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.state().syncs
+    }
+
+    /// Syncs and writes that failed so far because they were told to.
+    #[must_use]
+    pub fn injected_failures(&self) -> u64 {
+        self.state().injected_failures
     }
 
     /// Changes (writes, syncs, names) so far; what [`stop_after`](Self::stop_after) counts.
@@ -408,6 +421,7 @@ impl DiskFile for SimFile {
             if *left == 0 {
                 let kind = *kind;
                 state.fail_write_after = None;
+                state.injected_failures += 1;
                 return Err(kind.into());
             }
             *left -= 1;
@@ -449,6 +463,7 @@ impl DiskFile for SimFile {
         if let Some(left) = &mut state.fail_sync_after {
             if *left == 0 {
                 state.fail_sync_after = None;
+                state.injected_failures += 1;
                 state.inodes[self.inode].dirty.clear();
                 return Err(io::Error::other("simulated: the sync failed"));
             }

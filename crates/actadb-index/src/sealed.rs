@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actadb_disk::disk::{Disk, DiskFile};
+use actadb_model::probe::{Mistake, made};
 use smallvec::SmallVec;
 use uuid::Uuid;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -393,7 +394,8 @@ impl SealedIndex {
         let stored = u32::from_le_bytes(
             block[BLOCK_PAYLOAD..].try_into().map_err(|_| damaged("no checksum"))?,
         );
-        if stored != block_checksum(self.seed, number, &block[..BLOCK_PAYLOAD]) {
+        let good = stored == block_checksum(self.seed, number, &block[..BLOCK_PAYLOAD]);
+        if !good && !made(Mistake::IndexTrusted) {
             return Err(damaged("the block's checksum is wrong"));
         }
         Ok(block)

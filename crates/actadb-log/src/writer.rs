@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actadb_disk::disk::{Disk, DiskFile, is_no_room};
 use actadb_model::entry::{Entry, Place, Room};
 use actadb_model::limits::ALLOCATION_STEP_BYTES;
+use actadb_model::probe::{Mistake, made};
 
 use crate::error::{LogError, SYNC};
 use crate::format::{
@@ -168,7 +169,9 @@ impl LogWriter {
         let mut next = OpenSegment { number, file, position, allocated: 0 };
         allocate(&mut next, position, *segment_bytes, &path)?;
         next.file.sync_data().map_err(LogError::io(SYNC, &path))?;
-        disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
+        if !made(Mistake::DirectoryNotSynced) {
+            disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
+        }
         Ok(next)
     }
 

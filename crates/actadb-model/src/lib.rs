@@ -20,6 +20,7 @@ pub mod limits;
 pub mod names;
 pub mod numbered;
 pub mod outcome;
+pub mod probe;
 pub mod time;
 pub mod transaction;
 pub mod version;

@@ -7,6 +7,7 @@ use actadb_model::keys::{Facts, Keys};
 use actadb_model::names::StreamId;
 use actadb_model::numbered::Numbered;
 use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, RefusedReason};
+use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
 use actadb_model::transaction::Transaction;
 use uuid::Uuid;
@@ -196,8 +197,8 @@ impl PartitionCore {
         facts: Result<Facts, String>,
         out: &mut Vec<Output>,
     ) {
-        let current = fetch.generation == self.generation && matches!(self.role, Role::Leading);
-        if !current {
+        let stale = fetch.generation != self.generation && !made(Mistake::StaleFetchUsed);
+        if stale || !matches!(self.role, Role::Leading) {
             return;
         }
         self.parking.set_asking(fetch.ticket, false);
@@ -318,6 +319,9 @@ impl PartitionCore {
         self.heads.refuse(from);
         self.refuse_parked(&reason.into(), out);
         self.held.refuse(from, reason, self.committed, self.synced, out);
+        if made(Mistake::NumberReusedAfterRefusal) {
+            return;
+        }
         self.role = Role::Pausing { from, reason };
         self.resume();
     }

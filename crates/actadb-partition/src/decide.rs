@@ -8,6 +8,7 @@ use actadb_model::keys::StreamFact;
 use actadb_model::names::StreamId;
 use actadb_model::numbered::{Numbered, NumberedEvent};
 use actadb_model::outcome::Refusal;
+use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
 use actadb_model::transaction::Transaction;
 
@@ -50,6 +51,7 @@ pub(crate) fn decide(
             HeldResult { decided: Decided::Proposed(numbered), until, durable }
         }
         Err((refusal, until)) => {
+            let until = if made(Mistake::ConflictBeforeCommit) { 0 } else { until };
             HeldResult { decided: Decided::Bad(refusal), until, durable: false }
         }
     }
@@ -69,6 +71,9 @@ fn refuse_alone(rules: &Rules, transaction: &Transaction) -> Option<Refusal> {
 /// A transaction whose event ids are taken: a retry of the append that took them, or a duplicate.
 /// `None` when none is taken.
 fn known_ids(heads: &Heads, transaction: &Transaction) -> Option<HeldResult> {
+    if made(Mistake::RetryAppendedAgain) {
+        return None;
+    }
     let events = transaction.events();
     let taken = events.iter().filter_map(|event| event.id);
     let (id, owner) = taken.filter_map(|id| Some((id, heads.owner_of(id)?))).next()?;

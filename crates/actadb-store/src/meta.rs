@@ -73,7 +73,9 @@ impl Directory {
         root: &Path,
         wanted: Meta,
     ) -> Result<Self, OpenError> {
-        if !disk.exists(root).map_err(LogError::io("look for", root))? {
+        // The directory may be left of an attempt that died before these syncs; with a meta file,
+        // which comes last, they were made.
+        if !disk.exists(&meta_path(root)).map_err(LogError::io("look for", root))? {
             disk.create_dir_all(root).map_err(LogError::io("create", root))?;
             // Any of the directories above may be as new as this one.
             for parent in root.ancestors().skip(1) {
@@ -85,6 +87,8 @@ impl Directory {
         let meta = match read(&*disk, root)? {
             Some(found) => {
                 agree(&wanted, &found)?;
+                // Its name may be no older than the crash of a process that had not synced it.
+                disk.sync_dir(root).map_err(LogError::io(SYNC, root))?;
                 found
             }
             None => {

@@ -11,6 +11,7 @@ use actadb_log::format::BatchHead;
 use actadb_log::writer::{FullSegment, LogSettings};
 use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::PartitionId;
+use actadb_model::probe::{Mistake, half_published, made};
 
 use crate::error::OpenError;
 use crate::hashes::{event_id_hash, stream_hash};
@@ -64,11 +65,24 @@ pub struct Publisher {
     full: Option<FullSegment>,
     published: u64,
     last_time_ns: u64,
+    /// Of the entry being published; kept for its memory.
+    rows: Vec<Row>,
+}
+
+/// One event as the index knows it.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    partition: PartitionId,
+    sequence: u64,
+    group: u64,
+    version: u64,
+    key: u64,
+    place: u32,
 }
 
 impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>, published: u64, last_time_ns: u64) -> Self {
-        Self { shared, active: None, full: None, published, last_time_ns }
+        Self { shared, active: None, full: None, published, last_time_ns, rows: Vec::new() }
     }
 
     /// A reader of what is published.
@@ -110,41 +124,42 @@ impl Publisher {
             return Ok((Vec::new(), None));
         }
         let seal = self.begin_segment(body.segment);
-        let active = self.active.as_ref().expect("a segment was begun");
-        let moved = self.index_entry(active, entry, body)?;
+        let moved = self.read_entry(entry, body)?;
+        if made(Mistake::WatermarkBeforePublication) {
+            self.raise(&moved);
+            half_published();
+        }
+        self.index_rows()?;
         self.shared
             .tail
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .push(body, entry.body.clone());
-        let mut through = Vec::with_capacity(moved.len());
-        for (partition, next) in moved {
-            through.push((partition, next - 1, next - self.shared.next_sequence(partition)));
-            self.shared.raise(partition, next);
-        }
+        half_published();
+        self.raise(&moved);
         if let Some(head) = BatchHead::decode(entry.kind, &entry.body) {
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         self.published = entry.index;
-        Ok((through, seal))
+        Ok((moved, seal))
     }
 
-    /// Puts an entry's events into the index; answers the sequences behind the last ones.
-    fn index_entry(
-        &self,
-        active: &Segment,
-        entry: &Entry,
-        body: Place,
-    ) -> Result<BTreeMap<PartitionId, u64>, Damage> {
-        let identity = self.shared.settings.identity;
-        let SegmentIndex::Open(index) = active.index() else {
-            return Err(Damage::new(active.path(), 0, "an entry behind a sealed index"));
-        };
-        let mut moved = BTreeMap::new();
-        let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+    fn raise(&self, moved: &[Moved]) {
+        for (partition, last, _) in moved {
+            self.shared.raise(*partition, last + 1);
+        }
+    }
+
+    /// Reads what the index must know of an entry into `rows`; answers the partitions it moves.
+    fn read_entry(&mut self, entry: &Entry, body: Place) -> Result<Vec<Moved>, Damage> {
+        let settings = &self.shared.settings;
+        let identity = settings.identity;
+        let path = || settings.segment_path(body.segment);
+        let mut moved: BTreeMap<PartitionId, (u64, u64)> = BTreeMap::new();
+        self.rows.clear();
         for (at, record) in records_for_index(identity, entry) {
             let place = body.offset + at;
-            let damaged = |what: String| Damage::new(active.path(), place.into(), what);
+            let damaged = |what: String| Damage::new(&path(), place.into(), what);
             let transaction = match record.map_err(|bad| damaged(bad.to_string()))? {
                 Record::Transaction(transaction) => transaction,
                 Record::Other(_) => continue,
@@ -155,24 +170,47 @@ impl Publisher {
             {
                 return Err(damaged(format!("a record of partition {partition}")));
             }
-            let next =
-                *moved.entry(partition).or_insert_with(|| self.shared.next_sequence(partition));
-            if transaction.first_sequence != next {
+            let first = || {
+                let next = self.shared.next_sequence(partition);
+                (next, next)
+            };
+            let (_, next) = moved.entry(partition).or_insert_with(first);
+            if transaction.first_sequence != *next {
                 let found = transaction.first_sequence;
                 return Err(damaged(format!(
                     "partition {partition} goes on at sequence {next}, the record has {found}"
                 )));
             }
-            for event in &transaction.events {
+            *next = transaction.next_sequence();
+            self.rows.extend(transaction.events.iter().map(|event| {
                 let event = event.as_ref();
-                let group = stream_hash(transaction.namespace, event.stream);
-                index.push_lane(partition.0, event.sequence, place);
-                index.add_posting(group, partition.0, event.version, place);
-                index.add_key(event_id_hash(transaction.namespace, event.id), place);
-            }
-            moved.insert(partition, transaction.next_sequence());
+                Row {
+                    partition,
+                    sequence: event.sequence,
+                    group: stream_hash(transaction.namespace, event.stream),
+                    version: event.version,
+                    key: event_id_hash(transaction.namespace, event.id),
+                    place,
+                }
+            }));
         }
-        Ok(moved)
+        let moved = moved.into_iter();
+        Ok(moved.map(|(partition, (first, next))| (partition, next - 1, next - first)).collect())
+    }
+
+    /// Puts the rows into the index.
+    fn index_rows(&self) -> Result<(), Damage> {
+        let active = self.active.as_ref().expect("a segment was begun");
+        let SegmentIndex::Open(index) = active.index() else {
+            return Err(Damage::new(active.path(), 0, "an entry behind a sealed index"));
+        };
+        let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+        for row in &self.rows {
+            index.push_lane(row.partition.0, row.sequence, row.place);
+            index.add_posting(row.group, row.partition.0, row.version, row.place);
+            index.add_key(row.key, row.place);
+        }
+        Ok(())
     }
 
     /// Opens a segment for the entries to come; answers the one before it, ready to be sealed.

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("actadb-store", 30),
     ("actadb-bucket", 40),
     ("actadb", 50),
+    ("actadb-sim", 50),
     ("actadb-server", 60),
     ("xtask", 0),
 ];

@@ -1,0 +1,153 @@
+//! One host: the real bucket over a device that forgets, alive or dead.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actadb_bucket::partition_side::PartitionSide;
+use actadb_bucket::writer_side::{WriterSide, WriterStart};
+use actadb_disk::sim::SimDisk;
+use actadb_model::dice::SplitMix64;
+use actadb_model::entry::Place;
+use actadb_model::ids::{BucketId, PartitionId, Partitioning};
+use actadb_model::probe;
+use actadb_partition::core::{Rules, Start};
+use actadb_replica::message::FsyncMode;
+use actadb_store::error::OpenError;
+use actadb_store::meta::{Directory, Meta};
+use actadb_store::open::open_bucket;
+use actadb_store::reader::Reader;
+use actadb_store::writer::BucketWriter;
+use uuid::Uuid;
+
+use crate::auditor::Auditor;
+
+/// The partitions of the one bucket.
+pub const PARTITIONS: [PartitionId; 3] = [PartitionId(0), PartitionId(1), PartitionId(2)];
+/// Small, so that logs roll and seal many times in one world.
+pub const SEGMENT_BYTES: u64 = 32 << 10;
+/// Fewer heads than there are streams: many appends must ask the disk.
+const CACHED_HEADS: usize = 3;
+
+/// The open bucket of a living host.
+pub struct Life {
+    /// Its directory, held for its lock.
+    pub directory: Directory,
+    /// Its files.
+    pub writer: BucketWriter,
+    /// Its writer's half.
+    pub writer_side: WriterSide,
+    /// Its partitions.
+    pub sides: Vec<PartitionSide>,
+    /// Reads what is published.
+    pub reader: Reader,
+    /// The bucket takes no appends any more.
+    pub closed: bool,
+    /// Proposals that were sent to the writer and have not arrived.
+    pub proposals_coming: u64,
+    /// A flush is due.
+    pub flushing: bool,
+    /// When the next tick is due.
+    pub tick_ns: Option<u64>,
+}
+
+/// A machine with a disk.
+pub struct Host {
+    /// Its number.
+    pub number: u8,
+    /// What survives it.
+    pub disk: SimDisk,
+    /// When it syncs.
+    pub fsync: FsyncMode,
+    /// `None` while it is down.
+    pub life: Option<Life>,
+    /// Counts its lives: a message of an earlier one is lost.
+    pub lives: u64,
+    /// Where the entries lie that are on the disk for certain.
+    pub places: Vec<(u64, Place)>,
+    /// Nothing is damaged and the disk runs: reads must succeed.
+    pub calm: Rc<Cell<bool>>,
+}
+
+impl Host {
+    /// A host with an empty disk, down.
+    #[must_use]
+    pub fn new(number: u8, fsync: FsyncMode) -> Self {
+        Self {
+            number,
+            disk: SimDisk::new(),
+            fsync,
+            life: None,
+            lives: 0,
+            places: Vec::new(),
+            calm: Rc::new(Cell::new(true)),
+        }
+    }
+
+    /// Starts it: recovery runs whole, or until the disk stops.
+    ///
+    /// # Errors
+    /// Why the bucket does not open.
+    pub fn open(&mut self, dice: &mut SplitMix64) -> Result<(), OpenError> {
+        let partitioning = Partitioning::new(3, 1).expect("good counts");
+        let meta =
+            Meta { database: Uuid::from_u128(1), partitioning, segment_bytes: SEGMENT_BYTES };
+        let disk = Arc::new(self.disk.clone());
+        let directory = Directory::open_or_create(disk, Path::new("/db"), meta)?;
+        let bucket = open_bucket(&directory, BucketId(0))?;
+        self.places.retain(|(index, _)| *index <= bucket.last.0);
+        let start = WriterStart {
+            partitions: PARTITIONS.to_vec(),
+            last: bucket.last,
+            term: bucket.writer.slot_state().term,
+            segment_bytes: SEGMENT_BYTES,
+            fsync: self.fsync,
+            room: bucket.writer.room(),
+            unsealed: bucket.unsealed,
+        };
+        let id_floor_ns = bucket.publisher.last_time_ns();
+        let identity = directory.log_settings(BucketId(0)).identity;
+        let side = |partition| {
+            let rules = Rules {
+                strict_versioning: false,
+                max_transaction_bytes: SEGMENT_BYTES / 4,
+                cached_heads: CACHED_HEADS,
+            };
+            PartitionSide::new(identity, Start { partition, rules, id_floor_ns, seed: dice.draw() })
+        };
+        let reader = bucket.publisher.reader();
+        self.life = Some(Life {
+            sides: PARTITIONS.into_iter().map(side).collect(),
+            writer: bucket.writer,
+            writer_side: WriterSide::new(start, bucket.publisher),
+            reader: reader.clone(),
+            closed: false,
+            proposals_coming: 0,
+            flushing: false,
+            tick_ns: None,
+            directory,
+        });
+        let (calm, disk) = (self.calm.clone(), self.disk.clone());
+        probe::look_in(Some(Box::new(move || {
+            if calm.get() && !disk.has_stopped() {
+                for partition in PARTITIONS {
+                    Auditor::check_half_published(&reader, partition);
+                }
+            }
+        })));
+        Ok(())
+    }
+
+    /// It dies where it stands. `power`: its cache goes with it.
+    pub fn crash(&mut self, power: bool, dice: &mut SplitMix64) {
+        probe::look_in(None);
+        self.life = None;
+        self.lives += 1;
+        if power {
+            self.disk.power_loss(dice);
+        } else {
+            self.disk.process_crash();
+        }
+    }
+}

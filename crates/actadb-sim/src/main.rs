@@ -1,0 +1,158 @@
+//! `cargo xtask sim`: replays one seed, explores many, or puts mistakes back.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actadb_model::probe::Mistake;
+use actadb_sim::explore::{OPERATIONS, Violation, hunt, world};
+use actadb_sim::trace::Trace;
+use clap::Parser;
+
+/// Every known mistake must be caught within this many seeds.
+const HUNT_SEEDS: u64 = 2_000;
+
+/// Simulated worlds of ActaDB
+#[derive(Debug, Parser)]
+struct Args {
+    /// Replay this seed and print what happens
+    #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "seeds", "mistakes"])]
+    seed: Option<u64>,
+    /// Operations of a world
+    #[arg(long, default_value_t = OPERATIONS, value_name = "N")]
+    ops: u64,
+    /// Explore for so long, from a seed that no run had before
+    #[arg(long, value_name = "M", conflicts_with_all = ["seeds", "mistakes"])]
+    minutes: Option<f64>,
+    /// Run the seeds from 0 to this one
+    #[arg(long, value_name = "N", conflicts_with = "mistakes")]
+    seeds: Option<u64>,
+    /// Put each known mistake back and see that it is caught
+    #[arg(long)]
+    mistakes: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(seed) = args.seed {
+        return replay(seed, args.ops);
+    }
+    // A violation is told by us, with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
+    if args.mistakes {
+        return mistakes();
+    }
+    match (args.minutes, args.seeds) {
+        (Some(minutes), _) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let from = u64::try_from(now.as_nanos() >> 8).unwrap_or(0);
+            explore(from, u64::MAX, Duration::from_secs_f64(minutes * 60.0), args.ops)
+        }
+        (None, seeds) => explore(0, seeds.unwrap_or(1_000), Duration::MAX, args.ops),
+    }
+}
+
+fn replay(seed: u64, operations: u64) -> ExitCode {
+    match world(seed, operations, None, Trace::Printed) {
+        Ok(outcome) => {
+            println!("seed {seed} holds: {outcome:?}");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("seed {seed} VIOLATES: {}", violation.what);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs worlds on all cores until one fails or the time is over.
+fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
+    let start = Instant::now();
+    let next = AtomicU64::new(0);
+    let totals = Mutex::new([0_u64; 4]);
+    let found: Mutex<Option<Violation>> = Mutex::new(None);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let over = n >= count || start.elapsed() >= time;
+            if over || found.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                return;
+            }
+            match world(from.wrapping_add(n), operations, None, Trace::Off) {
+                Ok(o) => {
+                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    let more = [1, o.acknowledged, o.reads, o.crashes];
+                    totals.iter_mut().zip(more).for_each(|(total, more)| *total += more);
+                }
+                Err(violation) => {
+                    found.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(violation);
+                }
+            }
+        }
+    };
+    thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    let [worlds, acknowledged, reads, crashes] =
+        *totals.lock().unwrap_or_else(PoisonError::into_inner);
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{worlds} worlds of {operations} operations from seed {from} in {seconds:.1} s \
+         ({:.0} a minute): {acknowledged} appends acknowledged, {reads} reads, {crashes} crashes",
+        worlds as f64 / seconds * 60.0
+    );
+    match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        None => ExitCode::SUCCESS,
+        Some(violation) => {
+            keep(&violation);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells a violation and keeps its seed, so that `cargo test` runs it from now on.
+fn keep(violation: &Violation) {
+    let Violation { seed, operations, what } = violation;
+    println!("seed {seed} VIOLATES: {what}");
+    println!("replay it with: cargo xtask sim --seed {seed} --ops {operations}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("seeds/{seed}.txt"));
+    let text = format!("seed {seed} ops {operations}\n{what}\n");
+    match std::fs::write(&path, text) {
+        Ok(()) => println!("kept in {}", path.display()),
+        Err(error) => println!("it could not be kept in {}: {error}", path.display()),
+    }
+}
+
+fn mistakes() -> ExitCode {
+    let next = AtomicU64::new(0);
+    let missed = AtomicU64::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        while let Some(mistake) = Mistake::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+            let start = Instant::now();
+            match hunt(*mistake, 0..HUNT_SEEDS) {
+                Some(Violation { seed, what, .. }) => {
+                    let seconds = start.elapsed().as_secs_f64();
+                    println!("{mistake:?}: caught by seed {seed} in {seconds:.1} s: {what}");
+                }
+                None => {
+                    missed.fetch_add(1, Ordering::Relaxed);
+                    println!("{mistake:?}: NOT CAUGHT within {HUNT_SEEDS} seeds");
+                }
+            }
+        }
+    };
+    thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    match missed.load(Ordering::Relaxed) {
+        0 => {
+            println!("all {} known mistakes are caught", Mistake::ALL.len());
+            ExitCode::SUCCESS
+        }
+        n => {
+            println!("{n} of {} known mistakes are not caught", Mistake::ALL.len());
+            ExitCode::FAILURE
+        }
+    }
+}
