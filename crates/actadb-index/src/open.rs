@@ -201,6 +201,7 @@ impl OpenIndex {
     }
 
     /// All postings, sorted.
+    #[expect(clippy::iter_over_hash_type, reason = "sorted before anyone sees it")]
     pub(crate) fn sorted_postings(&self) -> Vec<(u64, u64, u32)> {
         let mut all = Vec::with_capacity(self.postings);
         for (group_lane, chains) in &self.groups {
@@ -214,6 +215,7 @@ impl OpenIndex {
     }
 
     /// All keys, sorted.
+    #[expect(clippy::iter_over_hash_type, reason = "sorted before anyone sees it")]
     pub(crate) fn sorted_keys(&self) -> Vec<(u64, u32)> {
         let mut all = Vec::with_capacity(self.key_places);
         for (key, places) in &self.keys {

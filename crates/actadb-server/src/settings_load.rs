@@ -114,6 +114,7 @@ pub fn load(
     Ok(Loaded { settings, origins })
 }
 
+#[expect(clippy::iter_over_hash_type, reason = "what comes out is sorted")]
 fn leaves(value: &Value) -> BTreeMap<String, Option<String>> {
     fn walk(path: &str, value: &Value, out: &mut BTreeMap<String, Option<String>>) {
         match &value.kind {

@@ -17,4 +17,5 @@ pub mod host;
 pub mod net;
 pub mod schedule;
 pub mod trace;
+mod wiring;
 pub mod world;

@@ -1,4 +1,8 @@
 //! `cargo xtask sim`: replays one seed, explores many, or puts mistakes back.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "runs worlds side by side for a real time; the worlds themselves have neither"
+)]
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The workspace's own chores: `cargo xtask tidy | clients | chaos | docker-dry`.
+//! The workspace's own chores: `cargo xtask tidy | sim | clients | chaos | docker-dry`.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,13 @@ mod clients;
 mod docker_dry;
 mod programs;
 mod server_process;
+mod sim;
 mod tidy;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy        style that a machine can check: arrows between crates, first lines, file lengths
+  sim         simulated worlds: --seed N [--ops N] | --minutes M | --seeds N | --mistakes
   clients     the server with stock clients: redis-cli, redis-py, ioredis, node-redis
   chaos       the server under SIGKILL, and under strace with failing syncs and full disks
   docker-dry  the commands of the Dockerfile, as a plain script";
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         "tidy" => tidy::run(),
+        "sim" => sim::run(rest),
         "clients" => clients::run(rest),
         "chaos" => chaos::run(rest),
         "docker-dry" => docker_dry::run(rest),

@@ -1,6 +1,6 @@
 //! kill -9 of the real binary under load: every acknowledged event is there, in order, once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn kill_9_under_load_loses_and_doubles_nothing() {
     let dir = tempfile::tempdir().expect("dir");
     let data = dir.path().join("data");
     let small = [("ACTADB_SEGMENT__SIZE_BYTES", "1048576"), ("ACTADB_BUCKET__COUNT", "2")];
-    let mut known: HashMap<usize, Known> = HashMap::new();
+    let mut known: BTreeMap<usize, Known> = BTreeMap::new();
     for round in 0..ROUNDS {
         let server = Process::start_with(&data, &small);
         let stop = Arc::new(AtomicBool::new(false));

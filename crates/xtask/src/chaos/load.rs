@@ -17,7 +17,7 @@ const PARTITIONS: u64 = 32;
 /// What clients sent, and what they were told. An event is named by the first word of its payload.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    acknowledged: HashMap<String, Position>,
+    acknowledged: BTreeMap<String, Position>,
     refused: HashSet<String>,
     unknown: HashSet<String>,
     /// Names of the events of each EMAPPEND.

@@ -1,0 +1,273 @@
+//! How the parts of a host hear from each other: what the actors and channels of the server do,
+//! on virtual time.
+
+use actadb_bucket::job::{Done, perform};
+use actadb_bucket::partition_side::PartitionOutput;
+use actadb_bucket::writer_side::{WriterInput, WriterOutput};
+use actadb_model::entry::Proposal;
+use actadb_model::ids::PartitionId;
+use actadb_model::keys::{Facts, Keys};
+use actadb_model::outcome::AppendResult;
+use actadb_model::transaction::Transaction;
+use actadb_partition::message::{FetchId, FromReplica, Input, Token};
+use actadb_replica::message::Work;
+use actadb_store::error::ReadError;
+use actadb_store::facts::facts;
+use actadb_store::publisher::SealTask;
+use actadb_store::reader::{Page, Reader};
+
+use crate::auditor::{Answered, Asked, Read};
+use crate::net::{End, Fate, Part, delay_ns};
+use crate::world::{Event, World};
+
+/// What arrives at a part of a host.
+pub(crate) enum Message {
+    Append { token: Token, connection: u64, transactions: Vec<Transaction> },
+    Read(u64),
+    Proposal(Proposal),
+    FromWriter(FromReplica),
+    Fetch(PartitionId, FetchId, Keys),
+    Facts(FetchId, Result<Facts, String>),
+    WantSync,
+    Flush,
+    Tick,
+    Work(Work),
+    Done(Done),
+    Seal(SealTask),
+    Sealed(WriterInput),
+}
+
+impl World {
+    /// Sends a message to a part of the host.
+    pub(crate) fn post(&mut self, from: End, part: Part, message: Message) {
+        let to = End { host: self.host.number, part };
+        let life = self.host.lives;
+        let now = self.schedule.now_ns();
+        match self.net.send(now, from, to, &mut self.dice) {
+            Fate::At(at) => self.schedule.at(at, Event::Arrive { life, part, message }),
+            Fate::Lost | Fate::Twice(..) => panic!("one host has good weather"),
+        }
+    }
+
+    pub(crate) fn post_inside(&mut self, from: Part, part: Part, message: Message) {
+        let from = End { host: self.host.number, part: from };
+        self.post(from, part, message);
+    }
+
+    /// To and from the pool, whose threads overtake each other, some by far.
+    pub(crate) fn pool(&mut self, part: Part, message: Message) {
+        let slow = if self.dice.one_in(6) { 50 } else { 1 };
+        let delay = slow * delay_ns(&mut self.dice);
+        self.schedule.after(delay, Event::Arrive { life: self.host.lives, part, message });
+    }
+
+    pub(crate) fn arrive(&mut self, part: Part, message: Message) {
+        match (part, message) {
+            (Part::Partition(p), Message::Append { token, connection, transactions }) => {
+                self.partition(p, Input::Append { token, connection, transactions });
+            }
+            (Part::Partition(p), Message::FromWriter(message)) => {
+                self.note(format_args!("partition {p} hears {message:?}"));
+                self.partition(p, Input::Replica(message));
+            }
+            (Part::Partition(p), Message::Facts(fetch, facts)) => {
+                self.partition(p, Input::Facts { fetch, facts });
+            }
+            (Part::Writer, Message::Proposal(proposal)) => {
+                if let Some(life) = self.life() {
+                    life.proposals_coming -= 1;
+                }
+                self.writer(WriterInput::Propose(proposal));
+            }
+            (Part::Writer, Message::WantSync) => self.writer(WriterInput::WantSync),
+            (Part::Writer, Message::Flush) => {
+                if let Some(life) = self.life() {
+                    life.flushing = false;
+                }
+                self.writer(WriterInput::Flush);
+            }
+            (Part::Writer, Message::Tick) => {
+                if let Some(life) = self.life() {
+                    life.tick_ns = None;
+                }
+                self.writer(WriterInput::Tick);
+            }
+            (Part::Writer, Message::Done(done)) => self.writer(WriterInput::Done(done)),
+            (Part::Writer, Message::Sealed(input)) => self.writer(input),
+            (Part::Disk, Message::Work(work)) => self.work(&work),
+            (Part::Pool, Message::Read(read)) => self.read(read),
+            (Part::Pool, Message::Fetch(partition, fetch, keys)) => {
+                let Some(life) = self.life() else { return };
+                let found = facts(&life.reader, &[], partition, &keys);
+                let found = found.map_err(|error| error.to_string());
+                self.may_fail(found.as_ref().err());
+                let message = Message::Facts(fetch, found);
+                self.pool(Part::Partition(partition), message);
+            }
+            (Part::Pool, Message::Seal(task)) => {
+                let input = match task.run() {
+                    Ok(index) => WriterInput::Sealed(index),
+                    Err(_) => WriterInput::SealFailed(task),
+                };
+                self.note(format_args!("a seal ends: {}", sealed(&input)));
+                self.pool(Part::Writer, Message::Sealed(input));
+            }
+            _ => panic!("a message that went astray"),
+        }
+    }
+
+    pub(crate) fn partition(&mut self, partition: PartitionId, input: Input) {
+        let mut out = Vec::new();
+        let now = self.schedule.now();
+        let at = usize::from(partition.0);
+        let Some(life) = self.life() else { return };
+        life.sides[at].step(now, input, &mut out);
+        let part = Part::Partition(partition);
+        for output in out {
+            match output {
+                PartitionOutput::Fetch { fetch, keys } => {
+                    self.pool(Part::Pool, Message::Fetch(partition, fetch, keys));
+                }
+                PartitionOutput::Propose(proposal) => {
+                    if let Some(life) = self.life() {
+                        life.proposals_coming += 1;
+                    }
+                    self.post_inside(part, Part::Writer, Message::Proposal(proposal));
+                }
+                PartitionOutput::WantSync => {
+                    self.post_inside(part, Part::Writer, Message::WantSync);
+                }
+                PartitionOutput::Answer { token, results } => self.answer(token, results),
+            }
+        }
+    }
+
+    pub(crate) fn answer(&mut self, token: Token, results: Vec<AppendResult>) {
+        let Some(life) = &self.host.life else { return };
+        for appended in results.iter().flatten() {
+            let next = life.reader.next_sequence(appended.partition);
+            let visible = appended.last_sequence() < next;
+            assert!(visible, "sequence {} is answered before it is visible", next);
+        }
+        let event = Event::Answer { life: self.host.lives, token, results };
+        let delay = delay_ns(&mut self.dice);
+        self.schedule.after(delay, event);
+    }
+
+    pub(crate) fn writer(&mut self, input: WriterInput) {
+        let mut out = Vec::new();
+        let now = self.schedule.now();
+        let flushes = !matches!(input, WriterInput::Flush);
+        if let WriterInput::Done(Done::Written { index, body, .. }) = &input {
+            self.host.places.push((*index, *body));
+        }
+        let Some(life) = self.life() else { return };
+        life.writer_side.step(now, input, &mut out);
+        for output in out {
+            match output {
+                WriterOutput::Work(work) => {
+                    self.post_inside(Part::Writer, Part::Disk, Message::Work(work));
+                }
+                WriterOutput::Seal(task) => {
+                    self.pool(Part::Pool, Message::Seal(task));
+                }
+                // Nobody can send an append before the partitions have heard that they lead.
+                WriterOutput::ToPartition(partition, message @ FromReplica::Lead { .. }) => {
+                    self.partition(partition, Input::Replica(message));
+                }
+                WriterOutput::ToPartition(partition, message) => {
+                    let part = Part::Partition(partition);
+                    self.post_inside(Part::Writer, part, Message::FromWriter(message));
+                }
+                WriterOutput::Closed(reason) => {
+                    self.note(format_args!("the bucket closes: {reason}"));
+                    if let Some(life) = self.life() {
+                        life.closed = true;
+                    }
+                }
+                WriterOutput::Stopped => {}
+            }
+        }
+        self.rearm(flushes);
+    }
+
+    /// Flushes and ticks, as the actor does.
+    fn rearm(&mut self, flushes: bool) {
+        let now = self.schedule.now_ns();
+        let life_number = self.host.lives;
+        let Some(life) = self.host.life.as_mut() else { return };
+        if flushes && life.proposals_coming == 0 && !life.flushing {
+            life.flushing = true;
+            let event =
+                Event::Arrive { life: life_number, part: Part::Writer, message: Message::Flush };
+            self.schedule.after(self.dice.below(5_000), event);
+        }
+        let Some(at) = life.writer_side.wake_at() else { return };
+        if life.tick_ns.is_none_or(|before| at < before) {
+            life.tick_ns = Some(at);
+            let late = self.dice.below(1_000_000);
+            let event =
+                Event::Arrive { life: life_number, part: Part::Writer, message: Message::Tick };
+            self.schedule.at(at.max(now) + late, event);
+        }
+    }
+
+    fn work(&mut self, work: &Work) {
+        let Some(life) = self.host.life.as_mut() else { return };
+        let done = perform(&mut life.writer, work);
+        let what = match work {
+            Work::Allocate { body_bytes } => format!("allocates for {body_bytes} bytes"),
+            Work::Write { entry, sync } => {
+                format!("writes entry {} ({} bytes, sync {sync})", entry.index, entry.body.len())
+            }
+            Work::Sync => "syncs".into(),
+            Work::SaveSlot { synced_index } => format!("saves slot {synced_index}"),
+        };
+        let ended = format!("{done:?}");
+        let ended = ended.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+        self.note(format_args!("the disk {what}: {ended}"));
+        self.post_inside(Part::Disk, Part::Writer, Message::Done(done));
+    }
+
+    fn read(&mut self, id: u64) {
+        let (Some(life), Some((_, read))) = (&self.host.life, self.reads.get(&id)) else { return };
+        let answered = perform_read(&life.reader, read);
+        let text = answered.as_ref().err().map(ToString::to_string);
+        self.may_fail(text.as_ref());
+        let answered = answered.ok();
+        let event = Event::ReadAnswer { life: self.host.lives, read: id, answered };
+        let delay = delay_ns(&mut self.dice);
+        self.schedule.after(delay, event);
+    }
+
+    /// A read may fail while something is damaged or the disk has stopped, and only then.
+    pub(crate) fn may_fail(&mut self, error: Option<&String>) {
+        let Some(error) = error else { return };
+        let excused = self.rot.is_some() || self.host.disk.has_stopped();
+        assert!(excused, "a read failed: {error}");
+        self.note(format_args!("a read fails: {error}"));
+    }
+}
+
+fn sealed(input: &WriterInput) -> &'static str {
+    if matches!(input, WriterInput::Sealed(_)) { "written" } else { "failed" }
+}
+
+fn perform_read(reader: &Reader, read: &Read) -> Result<Answered, ReadError> {
+    let partition = read.partition;
+    Ok(match &read.what {
+        Asked::Event(id, _) => {
+            let events = reader.get(*id)?.into_iter().collect();
+            Answered::Page(Page { events, has_more: false })
+        }
+        Asked::Stream(stream, scan) => {
+            Answered::Page(reader.read_stream(stream.as_str(), partition, *scan)?)
+        }
+        Asked::Partition(scan) => Answered::Page(reader.read_partition(partition, *scan)?),
+        Asked::Version(stream) => {
+            let head = reader.stream_head(stream.as_str(), partition)?;
+            Answered::Number(head.map(|head| head.version))
+        }
+        Asked::Sequence => Answered::Number(reader.next_sequence(partition).checked_sub(1)),
+    })
+}
