@@ -419,3 +419,22 @@ fn a_page_of_large_transactions_holds_only_what_it_shows() {
     let versions: Vec<u64> = page.events.iter().map(Event::version).collect();
     assert_eq!((versions, page.has_more), (vec![3, 2], false));
 }
+
+#[test]
+fn a_start_makes_the_names_durable_that_a_crash_left_in_the_cache() {
+    for stop in 0..40 {
+        for seed in 0..8 {
+            let disk = SimDisk::new();
+            disk.stop_after(stop);
+            let made = Directory::open_or_create(Arc::new(disk.clone()), root(), meta()).is_ok();
+            disk.process_crash();
+            // This start may acknowledge appends, so all that it rests on must be there after.
+            let id = open(&disk).expect("opens").0.meta().database;
+            disk.power_loss(&mut SplitMix64::new(seed));
+            let wanted = Meta { database: Uuid::from_u128(12), ..meta() };
+            let again = Directory::open_or_create(Arc::new(disk.clone()), root(), wanted);
+            let again = again.unwrap_or_else(|error| panic!("stop {stop} seed {seed}: {error}"));
+            assert_eq!(again.meta().database, id, "stop {stop} seed {seed}, made {made}");
+        }
+    }
+}
