@@ -100,6 +100,34 @@ impl Home {
         start(self.serve_command(), &self.log)
     }
 
+    /// Runs a command whose end of interest comes before it is ready; its log is kept.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn spawn(&self, mut command: Command) -> Result<Child, String> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        // The thread ends with the process; nobody listens to it.
+        drop(follow(child.stderr.take(), self.log.clone()));
+        Ok(child)
+    }
+
+    /// A command that stops itself before it becomes the server, so that strace can attach first.
+    #[must_use]
+    pub(crate) fn stopped_command(&self) -> Command {
+        let serve = self.serve_command();
+        let mut command = Command::new("sh");
+        command.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
+        command.arg(serve.get_program()).args(serve.get_args());
+        for (name, value) in serve.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
     /// Runs `actadb check` on the stopped database.
     ///
     /// # Errors
