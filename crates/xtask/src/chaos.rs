@@ -4,12 +4,15 @@ mod crash;
 mod dice;
 mod faults;
 mod kth_sync;
+mod layout;
 mod load;
 mod recovery;
 mod resp;
 mod slow;
+mod small_disk;
 mod strace;
 mod syncs;
+mod witness;
 
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -58,6 +61,16 @@ const PARTS: &[(&str, &str, Run)] = &[
         "no-allocation",
         "a full file system refuses appends and loses nothing",
         Fixed(faults::no_allocation),
+    ),
+    (
+        "small-disk",
+        "a file system of 24 MiB fills, is freed, fills again; SIGKILL while it is full",
+        Fixed(small_disk::small_disk),
+    ),
+    (
+        "short-write",
+        "a file system that fills in the middle of writes",
+        Fixed(small_disk::filling_mid_write),
     ),
     ("kill", "SIGKILL at random under load, 5 rounds", Seeded(crash::kill_under_load)),
     (
