@@ -1,13 +1,17 @@
-//! `cargo xtask chaos [--binary PATH] [--seed N] [PART…]`: the real server, killed, and on bad disks.
+//! `cargo xtask chaos [--binary PATH] [--seed N] [PART…]`: the real server, killed and damaged.
 
 mod crash;
+mod damage;
 mod dice;
 mod faults;
 mod kth_sync;
 mod layout;
 mod load;
+mod lost;
+mod newer;
 mod recovery;
 mod resp;
+mod rot;
 mod slow;
 mod small_disk;
 mod strace;
@@ -80,6 +84,13 @@ const PARTS: &[(&str, &str, Run)] = &[
     ),
     ("two-processes", "a directory that is in use is refused", Fixed(crash::two_processes)),
     ("pause", "SIGSTOP and SIGCONT under load: everybody is answered", Seeded(slow::pause)),
+    ("rot", "one bit flips in each kind of file of a stopped database", Seeded(rot::run)),
+    (
+        "lost-files",
+        "each kind of file is missing, cut, older, or of another place",
+        Seeded(lost::run),
+    ),
+    ("newer-format", "files of a newer format are refused and left alone", Seeded(newer::run)),
     ("terminate", "SIGTERM under load ends within 10 s", Fixed(crash::terminate_under_load)),
 ];
 
@@ -101,7 +112,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
         return Err(format!("no part '{unknown}' (there are {})", names.join(", ")));
     }
-    programs::require(&[programs::STRACE])?;
+    programs::require(&[programs::STRACE, programs::MKE2FS, programs::MOUNT])?;
     let binary = programs::server_binary(binary)?;
 
     println!("chaos: --seed {seed}");

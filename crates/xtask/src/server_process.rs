@@ -17,6 +17,7 @@ use crate::programs;
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const READY: &str = "ready to receive connections on ";
+const ENDED: &str = "it ended";
 const ADMIN: &str = "metrics and health on http://";
 
 /// What a server leaves behind when it ends: its directory, its settings, its log.
@@ -128,6 +129,32 @@ impl Home {
         command
     }
 
+    /// Starts a server that may refuse to: then what it logged.
+    ///
+    /// # Errors
+    /// When it neither ends nor becomes ready.
+    pub(crate) fn try_start(&self) -> Result<Result<ServerProcess, String>, String> {
+        let before = self.log().len();
+        match self.start() {
+            Ok(server) => Ok(Ok(server)),
+            Err(error) if error.contains(ENDED) => {
+                Ok(Err(self.log().get(before..).unwrap_or_default().to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs `actadb check` on the stopped database: whether it is sound, and what it prints.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn check_output(&self) -> Result<(bool, String), String> {
+        let output = self.command().arg("check").arg("--dir").arg(self.data()).output();
+        let output = output.map_err(text)?;
+        let printed = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&printed).into_owned()))
+    }
+
     /// Runs `actadb check` on the stopped database.
     ///
     /// # Errors
@@ -201,7 +228,7 @@ fn addresses(lines: &Receiver<String>) -> Result<(SocketAddr, SocketAddr), Strin
         let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => return Err("not ready in 30 s".into()),
-            Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
+            Err(RecvTimeoutError::Disconnected) => return Err(ENDED.into()),
         };
         if let Some((_, rest)) = line.split_once(ADMIN) {
             let address = rest.split('/').next().unwrap_or_default();

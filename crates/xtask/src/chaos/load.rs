@@ -169,7 +169,7 @@ fn command(round: u64, client: u64, number: u64, out: &mut Vec<u8>) -> Vec<Strin
         encode(&["EAPPEND", &stream, "E", "PAYLOAD", &format!("{name} {padding}")], out);
         return vec![name];
     }
-    let key = format!("00000000-0000-4000-8{client:03x}-{:x}00000000000", client % 4 * 4);
+    let key = transaction_key(client);
     let names = [name(0), name(1), name(2)];
     let mut arguments = vec!["EMAPPEND".to_owned(), key];
     for (part, name) in names.iter().enumerate() {
@@ -178,6 +178,16 @@ fn command(round: u64, client: u64, number: u64, out: &mut Vec<u8>) -> Vec<Strin
     }
     encode(&arguments, out);
     names.into()
+}
+
+fn transaction_key(client: u64) -> String {
+    format!("00000000-0000-4000-8{client:03x}-{:x}00000000000", client % 4 * 4)
+}
+
+/// The partition key that a stream of the load was given, if it is not the default one.
+pub(super) fn key_of(stream: &str) -> Option<String> {
+    let client = stream.strip_prefix("multi-")?.split('-').next()?.parse().ok()?;
+    Some(transaction_key(client))
 }
 
 impl Ledger {

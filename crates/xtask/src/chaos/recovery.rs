@@ -16,9 +16,10 @@ use crate::server_process::{Home, wait};
 const BY_TIMER: u64 = 12;
 const BY_CALL: u64 = 12;
 
-/// The calls with which a recovery changes files, and how many of each may come before the kill.
+/// The calls with which a recovery changes files, and which of a thread's calls may be the last.
+/// (strace counts for each thread apart.)
 const CALLS: [(&str, u64); 5] =
-    [("pwrite64", 60), ("fdatasync", 30), ("fsync", 16), ("rename", 12), ("unlink", 2)];
+    [("pwrite64", 12), ("fdatasync", 8), ("fsync", 4), ("rename", 4), ("unlink", 2)];
 
 pub(super) fn kill_again_and_again(binary: &Path, dice: &mut Dice) -> Result<String, String> {
     let home = Home::new(binary, &[SMALL_SEGMENTS])?;
@@ -28,6 +29,7 @@ pub(super) fn kill_again_and_again(binary: &Path, dice: &mut Dice) -> Result<Str
 fn rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
     let mut ledger = Ledger::default();
     let mut told = Vec::new();
+    let (mut all_early, mut all_calls) = (0, 0);
     for round in 1..=2 {
         let server = home.start()?;
         let load = Load::start(server.address(), round);
@@ -45,12 +47,10 @@ fn rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
             lose_indexes(home, dice, 3)?;
             calls.extend(killed_by_call(home, dice)?);
         }
-        if early == 0 || calls.is_empty() {
-            return Err(format!("of {BY_TIMER} timers {early} were early, at calls: {calls:?}"));
-        }
+        (all_early, all_calls) = (all_early + early, all_calls + calls.len());
         println!(
-            "  round {round}: a start takes {} ms; {early} of {BY_TIMER} timers killed it before it \
-             was ready; of {BY_CALL} it died in {}",
+            "  round {round}: a start takes {} ms; {early} of {BY_TIMER} timers were earlier; of \
+             {BY_CALL} starts under strace it died in {}",
             longest.as_millis(),
             calls.join(", ")
         );
@@ -61,7 +61,13 @@ fn rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
         server.terminate()?;
         home.check().map_err(|error| format!("round {round}, after the restart: {error}"))?;
     }
-    Ok(told.pop().unwrap_or_default())
+    if all_early == 0 || all_calls == 0 {
+        return Err(format!("{all_early} timers were early, {all_calls} calls were the last"));
+    }
+    Ok(format!(
+        "killed {all_early} times by a timer, {all_calls} times in a call; {}",
+        told.pop().unwrap_or_default()
+    ))
 }
 
 /// How long a start takes that rebuilds all indexes, on a copy, as the recovery must stay to do.

@@ -96,22 +96,25 @@ impl Client {
 
     /// All events of a partition.
     pub(super) fn partition(&mut self, partition: u64) -> Result<Vec<Event>, String> {
-        match self.scan("EPSCAN", &partition.to_string())? {
+        match self.scan("EPSCAN", &partition.to_string(), None)? {
             (events, None) => Ok(events),
             (_, Some(error)) => Err(format!("EPSCAN {partition}: {error:?}")),
         }
     }
 
     /// All events that a scan gives (`ESCAN` of a stream, `EPSCAN` of a partition), up to the
-    /// page that is an error.
+    /// page that is an error. A stream may lie under a key that is not its default one.
     pub(super) fn scan(
         &mut self,
         command: &str,
         of: &str,
+        key: Option<&str>,
     ) -> Result<(Vec<Event>, Option<Value>), String> {
         let (mut events, mut from) = (Vec::new(), "-".to_owned());
         loop {
-            let page = self.call(&[command, of, &from, "+", "COUNT", "1000"]).map_err(said)?;
+            let mut arguments = vec![command, of, &from, "+", "COUNT", "1000"];
+            arguments.extend(key.iter().flat_map(|key| ["PARTITION_KEY", key]));
+            let page = self.call(&arguments).map_err(said)?;
             if page.code().is_some() {
                 return Ok((events, Some(page)));
             }

@@ -14,8 +14,9 @@ use crate::server_process::{Home, ServerProcess};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SYNC_DELAY: Duration = Duration::from_millis(250);
-/// Reads wait for no sync, and strace stops no thread but those that sync.
-const SLOWEST_READ: Duration = Duration::from_millis(150);
+/// Reads wait for no sync, and strace stops no thread but those that sync. A busy machine may
+/// still keep one in a hundred waiting.
+const READ_MAX: Duration = Duration::from_millis(100);
 
 pub(super) fn pause(binary: &Path, dice: &mut Dice) -> Result<String, String> {
     // Shorter than the second pause: deadlines pass while nobody can look at a clock.
@@ -101,15 +102,14 @@ fn delayed(home: &Home) -> Result<String, String> {
     let straces = threads.into_iter().map(attach).collect::<Result<Vec<_>, _>>()?;
 
     let (before, start) = (load.accepted(), Instant::now());
-    let (mut reads, mut slowest) = (0, Duration::ZERO);
+    let mut reads = Vec::new();
     while start.elapsed() < Duration::from_secs(3) {
         let asked = Instant::now();
         let value = reader.call(&["EGET", &known.id]).map_err(said)?;
-        slowest = slowest.max(asked.elapsed());
+        reads.push(asked.elapsed());
         if value.field("payload").and_then(Value::text) != Some("known") {
             return Err(format!("EGET while syncs are slow: {value:?}"));
         }
-        reads += 1;
         thread::sleep(Duration::from_millis(5));
     }
     let accepted = load.accepted() - before;
@@ -120,9 +120,12 @@ fn delayed(home: &Home) -> Result<String, String> {
         syncs += lines.iter().filter(|line| line.returned == Some(0)).count();
     }
     ledger.heard_only(&[])?;
-    if accepted == 0 || syncs == 0 || slowest > SLOWEST_READ {
+    reads.sort();
+    let (count, slowest) = (reads.len(), reads.last().copied().unwrap_or_default());
+    let most = reads.get(count * 99 / 100).copied().unwrap_or_default();
+    if accepted == 0 || syncs == 0 || most > READ_MAX {
         return Err(format!(
-            "{accepted} appends, {syncs} syncs, the slowest of {reads} reads took {slowest:?}"
+            "{accepted} appends, {syncs} syncs; of {count} reads 99 % took up to {most:?}"
         ));
     }
     server.terminate()?;
@@ -135,7 +138,7 @@ fn delayed(home: &Home) -> Result<String, String> {
     server.terminate()?;
     Ok(format!(
         "in 3 s with {syncs} syncs of {} ms {accepted} commands were accepted, none refused; the \
-         slowest of {reads} reads took {} ms; {told}",
+         slowest of {count} reads took {} ms; {told}",
         SYNC_DELAY.as_millis(),
         slowest.as_millis()
     ))
