@@ -76,6 +76,7 @@ const PARTS: &[(&str, &str, Run)] = &[
         "a file system that fills in the middle of writes",
         Fixed(small_disk::filling_mid_write),
     ),
+    ("torn-write", "a write that fails in its middle", Fixed(faults::torn_write)),
     ("kill", "SIGKILL at random under load, 5 rounds", Seeded(crash::kill_under_load)),
     (
         "kill-recovery",
@@ -112,7 +113,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
         return Err(format!("no part '{unknown}' (there are {})", names.join(", ")));
     }
-    programs::require(&[programs::STRACE, programs::MKE2FS, programs::MOUNT])?;
+    programs::require(&[programs::STRACE, programs::MKE2FS, programs::MOUNT, programs::PRLIMIT])?;
     let binary = programs::server_binary(binary)?;
 
     println!("chaos: --seed {seed}");

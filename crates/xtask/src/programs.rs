@@ -44,6 +44,9 @@ pub(crate) const MKE2FS: Program =
 /// Mounts them.
 pub(crate) const MOUNT: Program =
     Program { name: "mount", check: &["-V"], install: "Debian package mount" };
+/// Changes the limits of a running process.
+pub(crate) const PRLIMIT: Program =
+    Program { name: "prlimit", check: &["-V"], install: "Debian package util-linux" };
 /// Version control.
 pub(crate) const GIT: Program =
     Program { name: "git", check: &["--version"], install: "Debian package git" };

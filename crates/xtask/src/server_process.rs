@@ -98,7 +98,7 @@ impl Home {
     /// # Errors
     /// When it ends before, or takes too long.
     pub(crate) fn start(&self) -> Result<ServerProcess, String> {
-        start(self.serve_command(), &self.log)
+        self.start_command(self.serve_command())
     }
 
     /// Runs a command whose end of interest comes before it is ready; its log is kept.
@@ -113,12 +113,20 @@ impl Home {
         Ok(child)
     }
 
-    /// A command that stops itself before it becomes the server, so that strace can attach first.
+    /// Starts a server from a command that serves, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends before, or takes too long.
+    pub(crate) fn start_command(&self, command: Command) -> Result<ServerProcess, String> {
+        start(command, &self.log)
+    }
+
+    /// A shell that does something and then becomes the server, with the same process id.
     #[must_use]
-    pub(crate) fn stopped_command(&self) -> Command {
+    pub(crate) fn shell_command(&self, before: &str) -> Command {
         let serve = self.serve_command();
         let mut command = Command::new("sh");
-        command.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
+        command.args(["-c", &format!("{before}; exec \"$@\""), "sh"]);
         command.arg(serve.get_program()).args(serve.get_args());
         for (name, value) in serve.get_envs() {
             match value {

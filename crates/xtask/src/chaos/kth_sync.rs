@@ -12,7 +12,7 @@ use crate::server_process::{Home, ServerProcess};
 
 const ROUNDS: u64 = 3;
 /// Enough for syncs and rolls; more would only make the audits long.
-const REST: Duration = Duration::from_millis(4);
+const REST: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn run(binary: &Path, dice: &mut Dice) -> Result<String, String> {
@@ -31,7 +31,7 @@ fn rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
         let failed = fail(home, &server, &load, thread, k)?;
         let file = failed.file.rsplit('/').next().unwrap_or_default();
         // The others go on, and a whole second is enough for a retry that must not come.
-        load.accept_more(2000, PATIENCE)?;
+        load.accept_more(1000, PATIENCE)?;
         let closed = format!("bucket {bucket} takes no appends: the disk failed");
         let (status, body) = server.http("/health/ready")?;
         if status != 200 || !body.contains(&closed) {
@@ -52,12 +52,12 @@ fn rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
     }
 
     // An index can be made anew from its segment: this failure closes nothing.
-    let k = dice.between(1, 4);
+    let k = dice.between(1, 3);
     let errors = std::mem::take(&mut ledger.errors);
     let server = home.start()?;
-    let load = Load::paced(server.address(), ROUNDS + 1, Duration::from_millis(1));
+    let load = Load::paced(server.address(), ROUNDS + 1, REST);
     let failed = fail(home, &server, &load, server.thread_id("acta-seal")?, k)?;
-    load.accept_more(10_000, PATIENCE)?;
+    load.accept_more(3000, PATIENCE)?;
     let (status, body) = server.http("/health/ready")?;
     load.join(&mut ledger)?;
     ledger.heard_only(&[]).map_err(|error| format!("a seal's sync {k} failed: {error}"))?;

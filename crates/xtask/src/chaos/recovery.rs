@@ -134,7 +134,8 @@ fn killed_by_call(home: &Home, dice: &mut Dice) -> Result<Option<String>, String
     let before = home.log().len();
     let (call, most) = CALLS[dice.below(CALLS.len())];
     let k = dice.between(1, most);
-    let mut child = home.spawn(home.stopped_command())?;
+    // It stops itself, so that strace can attach before it does anything.
+    let mut child = home.spawn(home.shell_command("kill -STOP $$"))?;
     let stat = format!("/proc/{}/stat", child.id());
     let stopped = until(Duration::from_secs(5), || {
         std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))

@@ -236,7 +236,7 @@ fn stuck(load: &Load) -> Result<(), String> {
 }
 
 /// Bytes asked and written, of the writes that did less than asked.
-fn cut_short(lines: &[Line]) -> Vec<(i64, i64)> {
+pub(super) fn cut_short(lines: &[Line]) -> Vec<(i64, i64)> {
     let writes = lines.iter().filter_map(|line| Some((asked(&line.arguments)?, line.returned?)));
     writes.filter(|(asked, got)| *got > 0 && got < asked).collect()
 }
