@@ -27,7 +27,7 @@ fn kill_rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
         let before = ledger.acknowledged();
         let server = home.start()?;
         let load = Load::start(server.address(), round);
-        let delay = dice.between(150, 1000);
+        let delay = dice.between(100, 600);
         thread::sleep(Duration::from_millis(delay));
         server.kill()?;
         load.join(&mut ledger)?;
