@@ -1,36 +1,98 @@
-//! `cargo xtask chaos [--binary PATH] [PART…]`: the real server, killed, and with failing disks.
+//! `cargo xtask chaos [--binary PATH] [--seed N] [PART…]`: the real server, killed and damaged.
 
 mod crash;
+mod damage;
+mod dice;
 mod faults;
+mod kth_sync;
+mod layout;
 mod load;
+mod lost;
+mod newer;
+mod recovery;
 mod resp;
+mod rot;
+mod slow;
+mod small_disk;
 mod strace;
 mod syncs;
+mod witness;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use dice::Dice;
 
 use crate::programs;
 
-type Part = fn(&Path) -> Result<String, String>;
+/// How a part is run: some make random choices.
+#[derive(Clone, Copy)]
+enum Run {
+    Fixed(fn(&Path) -> Result<String, String>),
+    Seeded(fn(&Path, &mut Dice) -> Result<String, String>),
+}
 
-const PARTS: &[(&str, &str, Part)] = &[
+use Run::{Fixed, Seeded};
+
+const PARTS: &[(&str, &str, Run)] = &[
     (
         "sync-before-answer",
         "each of 500 appends is synced between its request and its answer",
-        syncs::before_every_answer,
+        Fixed(syncs::before_every_answer),
     ),
-    ("group-commit", "a pipeline of 1,000 appends costs few syncs", syncs::shared_by_a_pipeline),
-    ("failed-sync", "a sync that fails closes one bucket and loses nothing", faults::failed_sync),
-    ("disk-full", "writes that find no space delay appends and lose nothing", faults::disk_full),
+    (
+        "group-commit",
+        "a pipeline of 1,000 appends costs few syncs",
+        Fixed(syncs::shared_by_a_pipeline),
+    ),
+    (
+        "failed-sync",
+        "a sync that fails closes one bucket and loses nothing",
+        Fixed(faults::failed_sync),
+    ),
+    (
+        "kth-sync",
+        "EIO on a random sync under load, of the log and of a seal",
+        Seeded(kth_sync::run),
+    ),
+    ("slow-sync", "syncs that take 250 ms lose nothing, and reads go on", Fixed(slow::slow_sync)),
+    (
+        "disk-full",
+        "writes that find no space delay appends and lose nothing",
+        Fixed(faults::disk_full),
+    ),
     (
         "no-allocation",
         "a full file system refuses appends and loses nothing",
-        faults::no_allocation,
+        Fixed(faults::no_allocation),
     ),
-    ("kill", "SIGKILL under load, 5 rounds", crash::kill_under_load),
-    ("two-processes", "a directory that is in use is refused", crash::two_processes),
-    ("terminate", "SIGTERM under load ends within 10 s", crash::terminate_under_load),
+    (
+        "small-disk",
+        "a file system of 24 MiB fills, is freed, fills again; SIGKILL while it is full",
+        Fixed(small_disk::small_disk),
+    ),
+    (
+        "short-write",
+        "a file system that fills in the middle of writes",
+        Fixed(small_disk::filling_mid_write),
+    ),
+    ("torn-write", "a write that fails in its middle", Fixed(faults::torn_write)),
+    ("kill", "SIGKILL at random under load, 5 rounds", Seeded(crash::kill_under_load)),
+    (
+        "kill-recovery",
+        "SIGKILL again and again while it recovers from SIGKILL",
+        Seeded(recovery::kill_again_and_again),
+    ),
+    ("two-processes", "a directory that is in use is refused", Fixed(crash::two_processes)),
+    ("pause", "SIGSTOP and SIGCONT under load: everybody is answered", Seeded(slow::pause)),
+    ("rot", "one bit flips in each kind of file of a stopped database", Seeded(rot::run)),
+    (
+        "lost-files",
+        "each kind of file is missing, cut, older, or of another place",
+        Seeded(lost::run),
+    ),
+    ("newer-format", "files of a newer format are refused and left alone", Seeded(newer::run)),
+    ("terminate", "SIGTERM under load ends within 10 s", Fixed(crash::terminate_under_load)),
 ];
 
 /// Runs the parts named, or all.
@@ -40,13 +102,21 @@ const PARTS: &[(&str, &str, Part)] = &[
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut args = args.to_vec();
     let binary = programs::option(&mut args, "--binary")?;
+    let seed = match programs::option(&mut args, "--seed")? {
+        Some(text) => text.parse().map_err(|error| format!("--seed {text}: {error}"))?,
+        // Short enough to be copied by hand.
+        None => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| u64::from(time.subsec_nanos()) / 100 % 1_000_000),
+    };
     let names: Vec<&str> = PARTS.iter().map(|(name, ..)| *name).collect();
     if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
         return Err(format!("no part '{unknown}' (there are {})", names.join(", ")));
     }
-    programs::require(&[programs::STRACE])?;
+    programs::require(&[programs::STRACE, programs::MKE2FS, programs::MOUNT, programs::PRLIMIT])?;
     let binary = programs::server_binary(binary)?;
 
+    println!("chaos: --seed {seed}");
     let mut failed = Vec::new();
     for (name, what, part) in PARTS {
         if !args.is_empty() && !args.iter().any(|arg| arg == name) {
@@ -54,7 +124,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         }
         println!("{name}: {what}");
         let start = Instant::now();
-        match part(&binary) {
+        let result = match part {
+            Fixed(part) => part(&binary),
+            Seeded(part) => part(&binary, &mut Dice::new(seed, name)),
+        };
+        match result {
             Ok(result) => println!("  ok, {:.1} s: {result}", start.elapsed().as_secs_f64()),
             Err(error) => {
                 println!("  FAILED: {error}");
@@ -62,5 +136,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             }
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(format!("chaos: failed: {}", failed.join(", "))) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("chaos: failed: {} (--seed {seed})", failed.join(", ")))
+    }
 }

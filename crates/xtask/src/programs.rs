@@ -38,6 +38,15 @@ pub(crate) const NPM: Program = Program {
 /// Shows system calls, and makes them fail.
 pub(crate) const STRACE: Program =
     Program { name: "strace", check: &["-V"], install: "Debian package strace" };
+/// Makes file systems in files.
+pub(crate) const MKE2FS: Program =
+    Program { name: "mke2fs", check: &["-V"], install: "Debian package e2fsprogs" };
+/// Mounts them.
+pub(crate) const MOUNT: Program =
+    Program { name: "mount", check: &["-V"], install: "Debian package mount" };
+/// Changes the limits of a running process.
+pub(crate) const PRLIMIT: Program =
+    Program { name: "prlimit", check: &["-V"], install: "Debian package util-linux" };
 /// Version control.
 pub(crate) const GIT: Program =
     Program { name: "git", check: &["--version"], install: "Debian package git" };

@@ -17,6 +17,7 @@ use crate::programs;
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const READY: &str = "ready to receive connections on ";
+const ENDED: &str = "it ended";
 const ADMIN: &str = "metrics and health on http://";
 
 /// What a server leaves behind when it ends: its directory, its settings, its log.
@@ -97,7 +98,69 @@ impl Home {
     /// # Errors
     /// When it ends before, or takes too long.
     pub(crate) fn start(&self) -> Result<ServerProcess, String> {
-        start(self.serve_command(), &self.log)
+        self.start_command(self.serve_command())
+    }
+
+    /// Runs a command whose end of interest comes before it is ready; its log is kept.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn spawn(&self, mut command: Command) -> Result<Child, String> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        // The thread ends with the process; nobody listens to it.
+        drop(follow(child.stderr.take(), self.log.clone()));
+        Ok(child)
+    }
+
+    /// Starts a server from a command that serves, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends before, or takes too long.
+    pub(crate) fn start_command(&self, command: Command) -> Result<ServerProcess, String> {
+        start(command, &self.log)
+    }
+
+    /// A shell that does something and then becomes the server, with the same process id.
+    #[must_use]
+    pub(crate) fn shell_command(&self, before: &str) -> Command {
+        let serve = self.serve_command();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{before}; exec \"$@\""), "sh"]);
+        command.arg(serve.get_program()).args(serve.get_args());
+        for (name, value) in serve.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
+    /// Starts a server that may refuse to: then what it logged.
+    ///
+    /// # Errors
+    /// When it neither ends nor becomes ready.
+    pub(crate) fn try_start(&self) -> Result<Result<ServerProcess, String>, String> {
+        let before = self.log().len();
+        match self.start() {
+            Ok(server) => Ok(Ok(server)),
+            Err(error) if error.contains(ENDED) => {
+                Ok(Err(self.log().get(before..).unwrap_or_default().to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs `actadb check` on the stopped database: whether it is sound, and what it prints.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn check_output(&self) -> Result<(bool, String), String> {
+        let output = self.command().arg("check").arg("--dir").arg(self.data()).output();
+        let output = output.map_err(text)?;
+        let printed = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&printed).into_owned()))
     }
 
     /// Runs `actadb check` on the stopped database.
@@ -173,7 +236,7 @@ fn addresses(lines: &Receiver<String>) -> Result<(SocketAddr, SocketAddr), Strin
         let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => return Err("not ready in 30 s".into()),
-            Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
+            Err(RecvTimeoutError::Disconnected) => return Err(ENDED.into()),
         };
         if let Some((_, rest)) = line.split_once(ADMIN) {
             let address = rest.split('/').next().unwrap_or_default();

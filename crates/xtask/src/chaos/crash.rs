@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use super::dice::Dice;
 use super::load::{Ledger, Load};
 use super::resp::{Client, said};
 use crate::server_process::{Home, wait};
@@ -12,21 +13,22 @@ use crate::server_process::{Home, wait};
 const ROUNDS: u64 = 5;
 
 /// Small segments, so that every round rolls and seals many.
-const SMALL_SEGMENTS: (&str, &str) = ("segment.size_bytes", "1048576");
+pub(super) const SMALL_SEGMENTS: (&str, &str) = ("segment.size_bytes", "1048576");
 
-pub(super) fn kill_under_load(binary: &Path) -> Result<String, String> {
+pub(super) fn kill_under_load(binary: &Path, dice: &mut Dice) -> Result<String, String> {
     let home = Home::new(binary, &[SMALL_SEGMENTS])?;
-    home.explain(kill_rounds(&home))
+    home.explain(kill_rounds(&home, dice))
 }
 
-fn kill_rounds(home: &Home) -> Result<String, String> {
+fn kill_rounds(home: &Home, dice: &mut Dice) -> Result<String, String> {
     let mut ledger = Ledger::default();
     let mut told = String::new();
     for round in 1..=ROUNDS {
         let before = ledger.acknowledged();
         let server = home.start()?;
         let load = Load::start(server.address(), round);
-        thread::sleep(Duration::from_millis(1000 + round * 170));
+        let delay = dice.between(100, 600);
+        thread::sleep(Duration::from_millis(delay));
         server.kill()?;
         load.join(&mut ledger)?;
         let gained = ledger.acknowledged() - before;
@@ -38,7 +40,7 @@ fn kill_rounds(home: &Home) -> Result<String, String> {
         told = ledger
             .audit(server.address())
             .map_err(|error| format!("round {round}, after SIGKILL: {error}"))?;
-        println!("  round {round}: {gained} more acknowledged; {told}");
+        println!("  round {round}: killed after {delay} ms, {gained} more acknowledged; {told}");
         server.terminate()?;
         home.check().map_err(|error| format!("round {round}, after the restart: {error}"))?;
     }
@@ -49,7 +51,8 @@ fn kill_rounds(home: &Home) -> Result<String, String> {
     Ok(format!("{told}; check finds nothing in {segments} segments"))
 }
 
-fn segments(dir: &Path) -> usize {
+/// How many segment files there are.
+pub(super) fn segments(dir: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let of = |path: &Path| usize::from(path.extension().is_some_and(|end| end == "segment"));
     let entries = entries.flatten().map(|entry| entry.path());
@@ -65,7 +68,7 @@ fn terminate(home: &Home) -> Result<String, String> {
     let mut ledger = Ledger::default();
     let server = home.start()?;
     let load = Load::start(server.address(), 1);
-    thread::sleep(Duration::from_millis(1500));
+    thread::sleep(Duration::from_millis(800));
     let took = server.terminate()?;
     load.join(&mut ledger)?;
     home.check()?;

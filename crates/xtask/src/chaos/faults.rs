@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use super::resp::{Client, Position, Value, appended, said};
+use super::small_disk::cut_short;
 use super::strace::Strace;
+use crate::programs;
 use crate::server_process::{Home, ServerProcess};
 
 const BUCKETS: u64 = 4;
@@ -310,6 +313,69 @@ fn no_next_segment(home: &Home) -> Result<String, String> {
     Ok(format!(
         "{accepted} appends fit what was allocated, {refused} were answered DISKFULL at once; \
          {ready}; then appends succeed; after a restart {told}"
+    ))
+}
+
+/// Bytes behind the end of the log that the file may still grow, and those of the next append.
+const ROOM: usize = 30_000;
+const TOO_MUCH: usize = 100_000;
+
+pub(super) fn torn_write(binary: &Path) -> Result<String, String> {
+    let home = Home::new(binary, &[])?;
+    home.explain(torn(&home))
+}
+
+/// A write that is cut short and cannot go on: the kernel writes up to `RLIMIT_FSIZE` and then
+/// says EFBIG, which is no lack of space. What it has written lies there, torn.
+fn torn(home: &Home) -> Result<String, String> {
+    let bucket = 2;
+    // The limit's signal would end the process before it sees the error.
+    let server = home.start_command(home.shell_command("trap '' XFSZ"))?;
+    let mut writer = Writer::start(&server)?;
+    let segment = home.data().join("bucket-002/000000000001.segment");
+    let bytes = std::fs::read(&segment).map_err(said)?;
+    let end = bytes.iter().rposition(|byte| *byte != 0).ok_or("nothing was written")?;
+    let thread = server.thread_id(&format!("acta-write-{bucket}"))?;
+    let options = ["-y", "-e", "trace=pwrite64"];
+    let strace = Strace::attach(&options, thread, &home.scratch("torn.strace"))?;
+    let limit = |bytes: &str| {
+        let mut prlimit = Command::new("prlimit");
+        // The soft limit only: it can be raised again.
+        prlimit.args(["--pid", &server.pid().to_string(), &format!("--fsize={bytes}:")]);
+        programs::output(&mut prlimit).map(drop)
+    };
+    limit(&(end + ROOM).to_string())?;
+    let value = writer.append_padded(bucket, &"x".repeat(TOO_MUCH))?;
+    limit("unlimited")?;
+    let short = cut_short(&strace.detach()?);
+    let [(asked, got)] = short.as_slice() else {
+        return Err(format!("not one write was cut short, but {short:?}; answered {value:?}"));
+    };
+    if value.code() != Some("UNCERTAIN") {
+        return Err(format!("the append whose write was torn was answered {value:?}"));
+    }
+    // The limit is gone: nothing may come of that.
+    for _ in 0..5 {
+        let value = writer.append_to_bucket(bucket)?;
+        if value.code() != Some("READONLY") {
+            return Err(format!("an append behind the torn write was answered {value:?}"));
+        }
+        writer.append_to_others(bucket)?;
+    }
+    writer.read_all()?;
+    health(&server, 200, &["degraded", "bucket 2", "File too large"])?;
+    server.kill()?;
+    home.check()?;
+    let server = home.start()?;
+    let told = writer.audit(&server)?;
+    if !home.log().contains("cut a torn tail") {
+        return Err("the log does not tell of the torn tail".into());
+    }
+    server.terminate()?;
+    home.check()?;
+    Ok(format!(
+        "{got} of {asked} bytes were written, then EFBIG: UNCERTAIN, then READONLY; after SIGKILL \
+         the torn tail is cut, {told}"
     ))
 }
 

@@ -4,15 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::resp::{Client, Position, Value, appended, appended_many, encode, said};
 
 const CLIENTS: u64 = 8;
 /// Commands in flight per client.
 const DEPTH: u64 = 16;
-const PARTITIONS: u64 = 32;
+pub(super) const PARTITIONS: u64 = 32;
+/// After an error a client takes a rest: a refused append costs nothing, and a loop of them
+/// would fill the ledger instead of the disk.
+const REST_AFTER_ERROR: Duration = Duration::from_millis(20);
 
 /// What clients sent, and what they were told. An event is named by the first word of its payload.
 #[derive(Debug, Default)]
@@ -24,34 +28,72 @@ pub(super) struct Ledger {
     transactions: Vec<Vec<String>>,
     /// How often which error was answered.
     pub(super) errors: BTreeMap<String, u64>,
+    /// Why connections ended before the load did.
+    pub(super) broken: Vec<String>,
 }
 
 /// Clients at work.
 #[derive(Debug)]
 pub(super) struct Load {
     clients: Vec<JoinHandle<Ledger>>,
-    stopping: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+/// What clients hear and say while they work.
+#[derive(Debug, Default)]
+struct Shared {
+    stopping: AtomicBool,
+    accepted: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Load {
     /// Starts the clients. Rounds keep the names of their events apart.
     pub(super) fn start(address: SocketAddr, round: u64) -> Self {
-        let stopping = Arc::new(AtomicBool::new(false));
+        Self::paced(address, round, Duration::ZERO)
+    }
+
+    /// Starts clients that rest after each of their pipelines.
+    pub(super) fn paced(address: SocketAddr, round: u64, rest: Duration) -> Self {
+        let shared = Arc::new(Shared::default());
         let clients = (0..CLIENTS).map(|client| {
-            let stopping = stopping.clone();
+            let shared = shared.clone();
             thread::spawn(move || {
                 let mut ledger = Ledger::default();
                 // It ends when the server does; what it heard until then counts.
-                let _ = work(address, round, client, &stopping, &mut ledger);
+                if let Err(error) = work(address, (round, client), rest, &shared, &mut ledger) {
+                    ledger.broken.push(format!("client {client}: {error}"));
+                }
                 ledger
             })
         });
-        Self { clients: clients.collect(), stopping }
+        Self { clients: clients.collect(), shared }
     }
 
-    /// Waits for all clients, after the server has ended.
+    /// How many commands were accepted so far.
+    pub(super) fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many commands were answered with an error so far.
+    pub(super) fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// Waits until as many more are accepted.
+    ///
+    /// # Errors
+    /// When that takes longer than `patience`.
+    pub(super) fn accept_more(&self, count: u64, patience: Duration) -> Result<Duration, String> {
+        let before = self.accepted();
+        until(patience, || self.accepted() >= before + count)
+            .map_err(|error| format!("{count} more appends accepted: {error}"))
+    }
+
+    /// Ends the load and waits for all clients: each reads its last answers, or finds the server
+    /// gone.
     pub(super) fn join(self, into: &mut Ledger) -> Result<(), String> {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.shared.stopping.store(true, Ordering::Relaxed);
         for client in self.clients {
             into.add(client.join().map_err(|_| "a client panicked")?);
         }
@@ -59,16 +101,35 @@ impl Load {
     }
 }
 
+/// Looks every few milliseconds until something holds; says how long it took.
+///
+/// # Errors
+/// When it does not hold within `patience`.
+pub(super) fn until(
+    patience: Duration,
+    mut holds: impl FnMut() -> bool,
+) -> Result<Duration, String> {
+    let start = Instant::now();
+    while !holds() {
+        if start.elapsed() > patience {
+            return Err(format!("not within {:.1} s", patience.as_secs_f64()));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(start.elapsed())
+}
+
 fn work(
     address: SocketAddr,
-    round: u64,
-    client: u64,
-    stopping: &AtomicBool,
+    (round, client): (u64, u64),
+    rest: Duration,
+    shared: &Shared,
     ledger: &mut Ledger,
 ) -> io::Result<()> {
     let mut connection = Client::connect(address)?;
     let mut next = 0;
-    while !stopping.load(Ordering::Relaxed) {
+    while !shared.stopping.load(Ordering::Relaxed) {
+        let mut refused = 0;
         let mut bytes = Vec::new();
         let mut sent = Vec::new();
         for _ in 0..DEPTH {
@@ -82,13 +143,18 @@ fn work(
                 .map_err(|error| error.kind())
                 .and_then(|()| connection.read().map_err(|error| error.kind()))
             {
-                Ok(value) => ledger.note(names, &value),
+                Ok(value) if ledger.note(names, &value) => {
+                    shared.accepted.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(_) => refused += 1,
                 Err(error) => {
                     ledger.lose(&sent[n..]);
                     return Err(error.into());
                 }
             }
         }
+        shared.refused.fetch_add(refused, Ordering::Relaxed);
+        thread::sleep(if refused > 0 { rest.max(REST_AFTER_ERROR) } else { rest });
     }
     Ok(())
 }
@@ -103,7 +169,7 @@ fn command(round: u64, client: u64, number: u64, out: &mut Vec<u8>) -> Vec<Strin
         encode(&["EAPPEND", &stream, "E", "PAYLOAD", &format!("{name} {padding}")], out);
         return vec![name];
     }
-    let key = format!("00000000-0000-4000-8{client:03x}-{:x}00000000000", client % 4 * 4);
+    let key = transaction_key(client);
     let names = [name(0), name(1), name(2)];
     let mut arguments = vec!["EMAPPEND".to_owned(), key];
     for (part, name) in names.iter().enumerate() {
@@ -112,6 +178,16 @@ fn command(round: u64, client: u64, number: u64, out: &mut Vec<u8>) -> Vec<Strin
     }
     encode(&arguments, out);
     names.into()
+}
+
+fn transaction_key(client: u64) -> String {
+    format!("00000000-0000-4000-8{client:03x}-{:x}00000000000", client % 4 * 4)
+}
+
+/// The partition key that a stream of the load was given, if it is not the default one.
+pub(super) fn key_of(stream: &str) -> Option<String> {
+    let client = stream.strip_prefix("multi-")?.split('-').next()?.parse().ok()?;
+    Some(transaction_key(client))
 }
 
 impl Ledger {
@@ -123,9 +199,11 @@ impl Ledger {
         for (code, count) in other.errors {
             *self.errors.entry(code).or_default() += count;
         }
+        self.broken.extend(other.broken);
     }
 
-    fn note(&mut self, names: &[String], value: &Value) {
+    /// Writes down an answer; says whether it accepts.
+    fn note(&mut self, names: &[String], value: &Value) -> bool {
         if names.len() > 1 {
             self.transactions.push(names.to_vec());
         }
@@ -135,7 +213,7 @@ impl Ledger {
         };
         if let Some(positions) = positions {
             self.acknowledged.extend(names.iter().cloned().zip(positions));
-            return;
+            return true;
         }
         let code = value.code().unwrap_or("an answer that is none").to_owned();
         match code.as_str() {
@@ -143,6 +221,7 @@ impl Ledger {
             _ => self.refused.extend(names.iter().cloned()),
         }
         *self.errors.entry(code).or_default() += 1;
+        false
     }
 
     fn lose(&mut self, sent: &[Vec<String>]) {
@@ -152,6 +231,23 @@ impl Ledger {
             }
             self.unknown.extend(names.iter().cloned());
         }
+    }
+
+    /// Enters an event that something other than a load appended.
+    pub(super) fn expect_also(&mut self, position: Position, name: &str) {
+        self.acknowledged.insert(name.to_owned(), position);
+    }
+
+    /// All connections lasted, and no answers but these were heard.
+    ///
+    /// # Errors
+    /// What else was heard.
+    pub(super) fn heard_only(&self, codes: &[&str]) -> Result<(), String> {
+        let strange = self.errors.keys().any(|code| !codes.contains(&code.as_str()));
+        if strange || !self.broken.is_empty() {
+            return Err(format!("clients heard {:?}, and {:?}", self.errors, self.broken));
+        }
+        Ok(())
     }
 
     /// How many events were acknowledged.

@@ -29,7 +29,7 @@ pub(super) struct Position {
 }
 
 /// An event that was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) position: Position,
     pub(super) transaction: String,
@@ -96,18 +96,40 @@ impl Client {
 
     /// All events of a partition.
     pub(super) fn partition(&mut self, partition: u64) -> Result<Vec<Event>, String> {
+        match self.scan("EPSCAN", &partition.to_string(), None)? {
+            (events, None) => Ok(events),
+            (_, Some(error)) => Err(format!("EPSCAN {partition}: {error:?}")),
+        }
+    }
+
+    /// All events that a scan gives (`ESCAN` of a stream, `EPSCAN` of a partition), up to the
+    /// page that is an error. A stream may lie under a key that is not its default one.
+    pub(super) fn scan(
+        &mut self,
+        command: &str,
+        of: &str,
+        key: Option<&str>,
+    ) -> Result<(Vec<Event>, Option<Value>), String> {
         let (mut events, mut from) = (Vec::new(), "-".to_owned());
         loop {
-            let command = ["EPSCAN", &partition.to_string(), &from, "+", "COUNT", "1000"];
-            let page = self.call(&command).map_err(said)?;
-            let wrong = || format!("EPSCAN {partition} {from}: {page:?}");
+            let mut arguments = vec![command, of, &from, "+", "COUNT", "1000"];
+            arguments.extend(key.iter().flat_map(|key| ["PARTITION_KEY", key]));
+            let page = self.call(&arguments).map_err(said)?;
+            if page.code().is_some() {
+                return Ok((events, Some(page)));
+            }
+            let wrong = || format!("{command} {of} {from}: {page:?}");
             let more = page.field("has_more").and_then(Value::integer).ok_or_else(wrong)?;
             for value in page.field("events").and_then(Value::array).ok_or_else(wrong)? {
                 events.push(event(value).ok_or_else(|| format!("not an event: {value:?}"))?);
             }
+            let number = |last: &Event| match command {
+                "ESCAN" => last.position.version,
+                _ => last.position.sequence,
+            };
             match events.last() {
-                Some(last) if more == 1 => from = (last.position.sequence + 1).to_string(),
-                _ => return Ok(events),
+                Some(last) if more == 1 => from = (number(last) + 1).to_string(),
+                _ => return Ok((events, None)),
             }
         }
     }
@@ -184,7 +206,8 @@ pub(super) fn appended_many(value: &Value) -> Option<Vec<Position>> {
     events.map(position).collect()
 }
 
-fn event(value: &Value) -> Option<Event> {
+/// An event as `EGET` and the scans tell it.
+pub(super) fn event(value: &Value) -> Option<Event> {
     let Value::Bulk(payload) = value.field("payload")? else { return None };
     Some(Event {
         position: appended(value)?,

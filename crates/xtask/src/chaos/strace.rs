@@ -52,12 +52,17 @@ impl Strace {
         }
     }
 
+    /// The lines of the trace so far.
+    pub(super) fn lines(&self) -> Result<Vec<Line>, String> {
+        let text = std::fs::read(&self.out).map_err(said)?;
+        Ok(parse(&String::from_utf8_lossy(&text)))
+    }
+
     /// Lets go, and gives the lines of the trace.
     pub(super) fn detach(mut self) -> Result<Vec<Line>, String> {
         programs::signal("INT", self.child.id())?;
         wait(&mut self.child, Duration::from_secs(10))?;
-        let text = std::fs::read(&self.out).map_err(said)?;
-        Ok(parse(&String::from_utf8_lossy(&text)))
+        self.lines()
     }
 }
 
