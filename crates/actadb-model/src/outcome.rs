@@ -53,6 +53,8 @@ pub enum ClosedReason {
     DiskFailed(String),
     /// Recovery found damage to what was acknowledged.
     Corrupt(String),
+    /// The device said no while it was opened; nothing of it is served.
+    NotOpened(String),
     /// A part of the bucket panicked.
     Panicked(String),
     /// The database is being stopped.
@@ -66,6 +68,7 @@ impl ClosedReason {
         match self {
             Self::DiskFailed(_) => "disk_failed",
             Self::Corrupt(_) => "corrupt",
+            Self::NotOpened(_) => "not_opened",
             Self::Panicked(_) => "panicked",
             Self::Stopping => "stopping",
         }
@@ -77,6 +80,7 @@ impl fmt::Display for ClosedReason {
         match self {
             Self::DiskFailed(what) => write!(f, "the disk failed: {what}"),
             Self::Corrupt(what) => write!(f, "acknowledged data is damaged: {what}"),
+            Self::NotOpened(what) => write!(f, "it could not be opened: {what}"),
             Self::Panicked(what) => write!(f, "a part of it panicked: {what}"),
             Self::Stopping => f.write_str("the database is stopping"),
         }
@@ -186,9 +190,10 @@ impl From<RefusedReason> for Refusal {
     }
 }
 
-/// A bucket with damage may not even have opened.
+/// A bucket with damage may not even have opened, and one that did not open serves nothing.
 fn what_of_reads(reason: &ClosedReason) -> &'static str {
-    if matches!(reason, ClosedReason::Corrupt(_)) { "" } else { "; reads go on" }
+    let silent = matches!(reason, ClosedReason::Corrupt(_) | ClosedReason::NotOpened(_));
+    if silent { "" } else { "; reads go on" }
 }
 
 /// The append may or may not have happened.

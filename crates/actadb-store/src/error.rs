@@ -37,6 +37,22 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether a newer program has written what cannot be read.
+    #[must_use]
+    pub fn is_newer_format(&self) -> bool {
+        matches!(self, Self::Log(LogError::NewerFormat { .. }))
+    }
+
+    /// Whether what was acknowledged is not as it was; else the device said no.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Log(LogError::Io { .. }) => false,
+            Self::Index(error) => !matches!(error, IndexError::Io { .. }),
+            _ => true,
+        }
+    }
+
     /// Whether the device only lacked space.
     #[must_use]
     pub fn is_no_room(&self) -> bool {

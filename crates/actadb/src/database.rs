@@ -112,7 +112,11 @@ impl Database {
         for bucket in partitioning.all_buckets() {
             let directory = directory.clone();
             let job = move || open_bucket(&directory, bucket);
-            let outcome = executor.read(job).await;
+            let outcome = match executor.read(job).await {
+                // An older program has no business in any part of a newer database.
+                Some(Err(error)) if error.is_newer_format() => return Err(error.into()),
+                outcome => outcome,
+            };
             opened.push((bucket, outcome));
         }
         let starter = Starter {
@@ -433,8 +437,12 @@ impl Starter {
                 }
                 // Whatever keeps one bucket from opening is no reason to stop the others.
                 Some(Err(error)) => {
-                    let advice = "run `actadb check`; the other buckets go on";
-                    board.close(&ClosedReason::Corrupt(format!("{error}; {advice}")));
+                    let damaged = error.is_damage();
+                    let what = format!("{error}; run `actadb check`; the other buckets go on");
+                    board.close(&match damaged {
+                        true => ClosedReason::Corrupt(what),
+                        false => ClosedReason::NotOpened(what),
+                    });
                     None
                 }
                 None => {
