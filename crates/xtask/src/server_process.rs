@@ -266,17 +266,27 @@ impl ServerProcess {
     /// The id of the thread with a name.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none for a while: a thread names itself, some time after it was started.
     pub(crate) fn thread_id(&self, name: &str) -> Result<u32, String> {
+        for _ in 0..100 {
+            if let Some(id) = self.find_thread(name)? {
+                return Ok(id);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(format!("the server has no thread {name}"))
+    }
+
+    fn find_thread(&self, name: &str) -> Result<Option<u32>, String> {
         let tasks = format!("/proc/{}/task", self.pid());
         for entry in std::fs::read_dir(&tasks).map_err(|error| format!("{tasks}: {error}"))? {
             let entry = entry.map_err(text)?;
             let found = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             if found.trim_end() == name {
-                return entry.file_name().to_string_lossy().parse().map_err(text);
+                return entry.file_name().to_string_lossy().parse().map(Some).map_err(text);
             }
         }
-        Err(format!("the server has no thread {name}"))
+        Ok(None)
     }
 
     /// Asks the admin listener: status and body.
