@@ -22,6 +22,7 @@ use actadb_store::writer::BucketWriter;
 use uuid::Uuid;
 
 use crate::auditor::Auditor;
+use crate::faults::{Rot, rot};
 
 /// The partitions of the one bucket.
 pub const PARTITIONS: [PartitionId; 3] = [PartitionId(0), PartitionId(1), PartitionId(2)];
@@ -68,6 +69,10 @@ pub struct Host {
     pub places: Vec<(u64, Place)>,
     /// Nothing is damaged and the disk runs: reads must succeed.
     pub calm: Rc<Cell<bool>>,
+    /// What is damaged on its disk.
+    pub rot: Option<Rot>,
+    /// The last loss of power may have taken back acknowledgements.
+    pub taken_back: bool,
 }
 
 impl Host {
@@ -82,6 +87,8 @@ impl Host {
             lives: 0,
             places: Vec::new(),
             calm: Rc::new(Cell::new(true)),
+            rot: None,
+            taken_back: false,
         }
     }
 
@@ -89,7 +96,7 @@ impl Host {
     ///
     /// # Errors
     /// Why the bucket does not open.
-    pub fn open(&mut self, dice: &mut SplitMix64) -> Result<(), OpenError> {
+    pub fn open(&mut self, dice: &mut SplitMix64) -> Result<Reader, OpenError> {
         let partitioning = Partitioning::new(3, 1).expect("good counts");
         let meta =
             Meta { database: Uuid::from_u128(1), partitioning, segment_bytes: SEGMENT_BYTES };
@@ -129,14 +136,39 @@ impl Host {
             directory,
         });
         let (calm, disk) = (self.calm.clone(), self.disk.clone());
+        let look = reader.clone();
         probe::look_in(Some(Box::new(move || {
             if calm.get() && !disk.has_stopped() {
                 for partition in PARTITIONS {
-                    Auditor::check_half_published(&reader, partition);
+                    Auditor::check_half_published(&look, partition);
                 }
             }
         })));
-        Ok(())
+        Ok(reader)
+    }
+
+    /// Whether a read may fail.
+    #[must_use]
+    pub fn is_excused(&self) -> bool {
+        self.rot.is_some() || self.disk.has_stopped()
+    }
+
+    /// Damages something; answers whether it did.
+    pub fn decay(&mut self, dice: &mut SplitMix64) -> bool {
+        // Each entry says up to where the log was durable when it was begun.
+        let proven = self.places.len().saturating_sub(3);
+        self.rot = rot(&self.disk, &self.places[..proven], dice);
+        self.calm.set(self.rot.is_none());
+        self.rot.is_some()
+    }
+
+    /// An operator puts back what rotted and frees space; answers whether something had rotted.
+    pub fn restore(&mut self) -> bool {
+        self.disk.set_capacity(None);
+        let Some(rot) = self.rot.take() else { return false };
+        rot.restore(&self.disk);
+        self.calm.set(true);
+        true
     }
 
     /// It dies where it stands. `power`: its cache goes with it.

@@ -38,71 +38,72 @@ pub(crate) enum Message {
 }
 
 impl World {
-    /// Sends a message to a part of the host.
-    pub(crate) fn post(&mut self, from: End, part: Part, message: Message) {
-        let to = End { host: self.host.number, part };
-        let life = self.host.lives;
+    /// Sends a message to a part of a host.
+    pub(crate) fn post(&mut self, from: End, to: End, message: Message) {
+        let life = self.host(to.host).lives;
         let now = self.schedule.now_ns();
         match self.net.send(now, from, to, &mut self.dice) {
-            Fate::At(at) => self.schedule.at(at, Event::Arrive { life, part, message }),
-            Fate::Lost | Fate::Twice(..) => panic!("one host has good weather"),
+            Fate::At(at) => self.schedule.at(at, Event::Arrive { to, life, message }),
+            Fate::Lost => {}
+            Fate::Twice(..) => panic!("what clients say arrives once: they use TCP"),
         }
     }
 
-    pub(crate) fn post_inside(&mut self, from: Part, part: Part, message: Message) {
-        let from = End { host: self.host.number, part: from };
-        self.post(from, part, message);
+    fn post_inside(&mut self, host: u8, from: Part, to: Part, message: Message) {
+        self.post(End { host, part: from }, End { host, part: to }, message);
     }
 
     /// To and from the pool, whose threads overtake each other, some by far.
-    pub(crate) fn pool(&mut self, part: Part, message: Message) {
+    fn pool(&mut self, host: u8, part: Part, message: Message) {
         let slow = if self.dice.one_in(6) { 50 } else { 1 };
         let delay = slow * delay_ns(&mut self.dice);
-        self.schedule.after(delay, Event::Arrive { life: self.host.lives, part, message });
+        let (to, life) = (End { host, part }, self.host(host).lives);
+        self.schedule.after(delay, Event::Arrive { to, life, message });
     }
 
-    pub(crate) fn arrive(&mut self, part: Part, message: Message) {
-        match (part, message) {
+    pub(crate) fn arrive(&mut self, to: End, message: Message) {
+        let host = to.host;
+        match (to.part, message) {
             (Part::Partition(p), Message::Append { token, connection, transactions }) => {
-                self.partition(p, Input::Append { token, connection, transactions });
+                self.partition(host, p, Input::Append { token, connection, transactions });
             }
             (Part::Partition(p), Message::FromWriter(message)) => {
                 self.note(format_args!("partition {p} hears {message:?}"));
-                self.partition(p, Input::Replica(message));
+                self.partition(host, p, Input::Replica(message));
             }
             (Part::Partition(p), Message::Facts(fetch, facts)) => {
-                self.partition(p, Input::Facts { fetch, facts });
+                self.partition(host, p, Input::Facts { fetch, facts });
             }
             (Part::Writer, Message::Proposal(proposal)) => {
-                if let Some(life) = self.life() {
+                if let Some(life) = self.life(host) {
                     life.proposals_coming -= 1;
                 }
-                self.writer(WriterInput::Propose(proposal));
+                self.writer(host, WriterInput::Propose(proposal));
             }
-            (Part::Writer, Message::WantSync) => self.writer(WriterInput::WantSync),
+            (Part::Writer, Message::WantSync) => self.writer(host, WriterInput::WantSync),
             (Part::Writer, Message::Flush) => {
-                if let Some(life) = self.life() {
+                if let Some(life) = self.life(host) {
                     life.flushing = false;
                 }
-                self.writer(WriterInput::Flush);
+                self.writer(host, WriterInput::Flush);
             }
             (Part::Writer, Message::Tick) => {
-                if let Some(life) = self.life() {
+                if let Some(life) = self.life(host) {
                     life.tick_ns = None;
                 }
-                self.writer(WriterInput::Tick);
+                self.writer(host, WriterInput::Tick);
             }
-            (Part::Writer, Message::Done(done)) => self.writer(WriterInput::Done(done)),
-            (Part::Writer, Message::Sealed(input)) => self.writer(input),
-            (Part::Disk, Message::Work(work)) => self.work(&work),
-            (Part::Pool, Message::Read(read)) => self.read(read),
+            (Part::Writer, Message::Done(done)) => self.writer(host, WriterInput::Done(done)),
+            (Part::Writer, Message::Sealed(input)) => self.writer(host, input),
+            (Part::Disk, Message::Work(work)) => self.work(host, &work),
+            (Part::Pool, Message::Read(read)) => self.read(host, read),
             (Part::Pool, Message::Fetch(partition, fetch, keys)) => {
-                let Some(life) = self.life() else { return };
+                let Some(life) = self.life(host) else { return };
                 let found = facts(&life.reader, &[], partition, &keys);
                 let found = found.map_err(|error| error.to_string());
-                self.may_fail(found.as_ref().err());
+                self.may_fail(host, found.as_ref().err());
                 let message = Message::Facts(fetch, found);
-                self.pool(Part::Partition(partition), message);
+                self.pool(host, Part::Partition(partition), message);
             }
             (Part::Pool, Message::Seal(task)) => {
                 let input = match task.run() {
@@ -110,110 +111,110 @@ impl World {
                     Err(_) => WriterInput::SealFailed(task),
                 };
                 self.note(format_args!("a seal ends: {}", sealed(&input)));
-                self.pool(Part::Writer, Message::Sealed(input));
+                self.pool(host, Part::Writer, Message::Sealed(input));
             }
             _ => panic!("a message that went astray"),
         }
     }
 
-    pub(crate) fn partition(&mut self, partition: PartitionId, input: Input) {
+    pub(crate) fn partition(&mut self, host: u8, partition: PartitionId, input: Input) {
         let mut out = Vec::new();
         let now = self.schedule.now();
         let at = usize::from(partition.0);
-        let Some(life) = self.life() else { return };
+        let Some(life) = self.life(host) else { return };
         life.sides[at].step(now, input, &mut out);
         let part = Part::Partition(partition);
         for output in out {
             match output {
                 PartitionOutput::Fetch { fetch, keys } => {
-                    self.pool(Part::Pool, Message::Fetch(partition, fetch, keys));
+                    self.pool(host, Part::Pool, Message::Fetch(partition, fetch, keys));
                 }
                 PartitionOutput::Propose(proposal) => {
-                    if let Some(life) = self.life() {
+                    if let Some(life) = self.life(host) {
                         life.proposals_coming += 1;
                     }
-                    self.post_inside(part, Part::Writer, Message::Proposal(proposal));
+                    self.post_inside(host, part, Part::Writer, Message::Proposal(proposal));
                 }
                 PartitionOutput::WantSync => {
-                    self.post_inside(part, Part::Writer, Message::WantSync);
+                    self.post_inside(host, part, Part::Writer, Message::WantSync);
                 }
-                PartitionOutput::Answer { token, results } => self.answer(token, results),
+                PartitionOutput::Answer { token, results } => self.answer(host, token, results),
             }
         }
     }
 
-    pub(crate) fn answer(&mut self, token: Token, results: Vec<AppendResult>) {
-        let Some(life) = &self.host.life else { return };
+    pub(crate) fn answer(&mut self, host: u8, token: Token, results: Vec<AppendResult>) {
+        let Some(life) = &self.host(host).life else { return };
         for appended in results.iter().flatten() {
             let next = life.reader.next_sequence(appended.partition);
             let visible = appended.last_sequence() < next;
             assert!(visible, "sequence {} is answered before it is visible", next);
         }
-        let event = Event::Answer { life: self.host.lives, token, results };
+        let event = Event::Answer { host, life: self.host(host).lives, token, results };
         let delay = delay_ns(&mut self.dice);
         self.schedule.after(delay, event);
     }
 
-    pub(crate) fn writer(&mut self, input: WriterInput) {
+    pub(crate) fn writer(&mut self, host: u8, input: WriterInput) {
         let mut out = Vec::new();
         let now = self.schedule.now();
         let flushes = !matches!(input, WriterInput::Flush);
         if let WriterInput::Done(Done::Written { index, body, .. }) = &input {
-            self.host.places.push((*index, *body));
+            self.host_mut(host).places.push((*index, *body));
         }
-        let Some(life) = self.life() else { return };
+        let Some(life) = self.life(host) else { return };
         life.writer_side.step(now, input, &mut out);
         for output in out {
             match output {
                 WriterOutput::Work(work) => {
-                    self.post_inside(Part::Writer, Part::Disk, Message::Work(work));
+                    self.post_inside(host, Part::Writer, Part::Disk, Message::Work(work));
                 }
                 WriterOutput::Seal(task) => {
-                    self.pool(Part::Pool, Message::Seal(task));
+                    self.pool(host, Part::Pool, Message::Seal(task));
                 }
                 // Nobody can send an append before the partitions have heard that they lead.
                 WriterOutput::ToPartition(partition, message @ FromReplica::Lead { .. }) => {
-                    self.partition(partition, Input::Replica(message));
+                    self.partition(host, partition, Input::Replica(message));
                 }
                 WriterOutput::ToPartition(partition, message) => {
                     let part = Part::Partition(partition);
-                    self.post_inside(Part::Writer, part, Message::FromWriter(message));
+                    self.post_inside(host, Part::Writer, part, Message::FromWriter(message));
                 }
                 WriterOutput::Closed(reason) => {
                     self.note(format_args!("the bucket closes: {reason}"));
-                    if let Some(life) = self.life() {
+                    if let Some(life) = self.life(host) {
                         life.closed = true;
                     }
                 }
                 WriterOutput::Stopped => {}
             }
         }
-        self.rearm(flushes);
+        self.rearm(host, flushes);
     }
 
     /// Flushes and ticks, as the actor does.
-    fn rearm(&mut self, flushes: bool) {
+    fn rearm(&mut self, host: u8, flushes: bool) {
         let now = self.schedule.now_ns();
-        let life_number = self.host.lives;
-        let Some(life) = self.host.life.as_mut() else { return };
+        let World { hosts, schedule, dice, .. } = self;
+        let of = &mut hosts[usize::from(host)];
+        let (to, lives) = (End { host, part: Part::Writer }, of.lives);
+        let Some(life) = of.life.as_mut() else { return };
         if flushes && life.proposals_coming == 0 && !life.flushing {
             life.flushing = true;
-            let event =
-                Event::Arrive { life: life_number, part: Part::Writer, message: Message::Flush };
-            self.schedule.after(self.dice.below(5_000), event);
+            let event = Event::Arrive { to, life: lives, message: Message::Flush };
+            schedule.after(dice.below(5_000), event);
         }
         let Some(at) = life.writer_side.wake_at() else { return };
         if life.tick_ns.is_none_or(|before| at < before) {
             life.tick_ns = Some(at);
-            let late = self.dice.below(1_000_000);
-            let event =
-                Event::Arrive { life: life_number, part: Part::Writer, message: Message::Tick };
-            self.schedule.at(at.max(now) + late, event);
+            let late = dice.below(1_000_000);
+            let event = Event::Arrive { to, life: lives, message: Message::Tick };
+            schedule.at(at.max(now) + late, event);
         }
     }
 
-    fn work(&mut self, work: &Work) {
-        let Some(life) = self.host.life.as_mut() else { return };
+    fn work(&mut self, host: u8, work: &Work) {
+        let Some(life) = self.life(host) else { return };
         let done = perform(&mut life.writer, work);
         let what = match work {
             Work::Allocate { body_bytes } => format!("allocates for {body_bytes} bytes"),
@@ -226,24 +227,25 @@ impl World {
         let ended = format!("{done:?}");
         let ended = ended.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         self.note(format_args!("the disk {what}: {ended}"));
-        self.post_inside(Part::Disk, Part::Writer, Message::Done(done));
+        self.post_inside(host, Part::Disk, Part::Writer, Message::Done(done));
     }
 
-    fn read(&mut self, id: u64) {
-        let (Some(life), Some((_, read))) = (&self.host.life, self.reads.get(&id)) else { return };
-        let answered = perform_read(&life.reader, read);
+    fn read(&mut self, host: u8, id: u64) {
+        let Some(life) = &self.host(host).life else { return };
+        let Some(pending) = self.reads.get(&id) else { return };
+        let answered = perform_read(&life.reader, &pending.what);
         let text = answered.as_ref().err().map(ToString::to_string);
-        self.may_fail(text.as_ref());
+        self.may_fail(host, text.as_ref());
         let answered = answered.ok();
-        let event = Event::ReadAnswer { life: self.host.lives, read: id, answered };
+        let event = Event::ReadAnswer { host, life: self.host(host).lives, read: id, answered };
         let delay = delay_ns(&mut self.dice);
         self.schedule.after(delay, event);
     }
 
     /// A read may fail while something is damaged or the disk has stopped, and only then.
-    pub(crate) fn may_fail(&mut self, error: Option<&String>) {
+    pub(crate) fn may_fail(&mut self, host: u8, error: Option<&String>) {
         let Some(error) = error else { return };
-        let excused = self.rot.is_some() || self.host.disk.has_stopped();
+        let excused = self.host(host).is_excused();
         assert!(excused, "a read failed: {error}");
         self.note(format_args!("a read fails: {error}"));
     }

@@ -13,7 +13,7 @@ use actadb_store::check::check_bucket;
 
 use crate::auditor::{Answered, Auditor, Read};
 use crate::clients::{self, CLIENTS, Request};
-use crate::faults::{self, Fault, Rot};
+use crate::faults::{self, Fault};
 use crate::host::{Host, Life, PARTITIONS};
 use crate::net::{End, Part, SimNet, delay_ns};
 use crate::schedule::Schedule;
@@ -34,31 +34,18 @@ const WAIT_NS: u64 = 2_000_000;
 pub(crate) enum Event {
     /// A client does something.
     Client(u64),
-    /// A message arrives, if the life it belongs to goes on.
-    Arrive {
-        life: u64,
-        part: Part,
-        message: Message,
-    },
-    Answer {
-        life: u64,
-        token: Token,
-        results: Vec<AppendResult>,
-    },
-    ReadAnswer {
-        life: u64,
-        read: u64,
-        answered: Option<Answered>,
-    },
-    /// The host dies, if it has not died since.
-    Crash {
-        life: u64,
-        power: bool,
-    },
-    /// The host starts.
-    Start,
-    /// An operator puts back what rotted.
-    Restore,
+    /// A message arrives, if the life of the host that it belongs to goes on.
+    Arrive { to: End, life: u64, message: Message },
+    /// An answer arrives at a client.
+    Answer { host: u8, life: u64, token: Token, results: Vec<AppendResult> },
+    /// The answer of a read arrives; `None` when it failed.
+    ReadAnswer { host: u8, life: u64, read: u64, answered: Option<Answered> },
+    /// A host dies, if it has not died since.
+    Crash { host: u8, life: u64, power: bool },
+    /// A host starts.
+    Start(u8),
+    /// An operator puts back what rotted on a host, and frees space.
+    Restore(u8),
 }
 
 /// What a world came to.
@@ -78,16 +65,22 @@ pub struct Outcome {
     pub rotten: u64,
 }
 
+/// A request on its way.
+pub(crate) struct Pending<T> {
+    client: u64,
+    host: u8,
+    pub(crate) what: T,
+}
+
 pub(crate) struct World {
     pub(crate) dice: SplitMix64,
     pub(crate) schedule: Schedule<Event>,
     pub(crate) net: SimNet,
-    pub(crate) host: Host,
+    pub(crate) hosts: Vec<Host>,
     pub(crate) auditor: Auditor,
     trace: Trace,
-    pub(crate) appends: BTreeMap<Token, (u64, Vec<usize>)>,
-    pub(crate) reads: BTreeMap<u64, (u64, Read)>,
-    pub(crate) rot: Option<Rot>,
+    pub(crate) appends: BTreeMap<Token, Pending<Vec<usize>>>,
+    pub(crate) reads: BTreeMap<u64, Pending<Read>>,
     next_request: u64,
     operations: u64,
     operations_max: u64,
@@ -95,8 +88,6 @@ pub(crate) struct World {
     fault_one_in: u64,
     payload_max: u64,
     think_ns: u64,
-    /// The last loss of power may have taken back acknowledgements.
-    taken_back: bool,
     crashes: u64,
     rotten: u64,
 }
@@ -135,19 +126,17 @@ impl World {
             dice,
             schedule: Schedule::default(),
             net: SimNet::default(),
-            host: Host::new(0, fsync),
+            hosts: vec![Host::new(0, fsync)],
             auditor: Auditor::default(),
             trace,
             appends: BTreeMap::new(),
             reads: BTreeMap::new(),
-            rot: None,
             next_request: 0,
             operations: 0,
             operations_max,
             fault_one_in,
             payload_max,
             think_ns,
-            taken_back: false,
             crashes: 0,
             rotten: 0,
         };
@@ -155,7 +144,9 @@ impl World {
             "seed {seed}: fsync {fsync:?}, payloads to {payload_max} bytes, a request every \
              {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}"
         ));
-        world.schedule.after(0, Event::Start);
+        for host in &world.hosts {
+            world.schedule.after(0, Event::Start(host.number));
+        }
         for client in 0..CLIENTS {
             world.schedule.after(client, Event::Client(client));
         }
@@ -180,10 +171,11 @@ impl World {
     /// Faults end: everybody is answered, appends succeed, and all is as it was told.
     fn end(&mut self) {
         self.fault_one_in = 0;
-        self.restore();
-        self.host.disk.set_capacity(None);
         self.note(format_args!("faults end"));
-        self.crash(false);
+        for host in self.numbers() {
+            self.restore(host);
+            self.crash(host, false);
+        }
         self.settle();
         self.audit();
         let acknowledged = self.auditor.acknowledged();
@@ -195,16 +187,24 @@ impl World {
         let more = self.auditor.acknowledged() - acknowledged;
         assert_eq!(more, LAST_APPENDS, "faults have ended and appends do not succeed");
         self.audit();
-        let life = self.host.life.as_ref().expect("it was audited");
-        let report = check_bucket(&life.directory, BucketId(0));
-        let report = report.unwrap_or_else(|error| panic!("the check: {error}"));
-        assert!(report.damage.is_empty(), "the check found {:?}", report.damage);
+        for host in &self.hosts {
+            let life = host.life.as_ref().expect("it was audited");
+            let report = check_bucket(&life.directory, BucketId(0));
+            let report = report.unwrap_or_else(|error| panic!("the check: {error}"));
+            assert!(report.damage.is_empty(), "the check found {:?}", report.damage);
+        }
     }
 
-    /// Runs until the host is up and nobody waits.
+    /// Numbers of the hosts.
+    fn numbers(&self) -> std::ops::Range<u8> {
+        0..self.hosts.len() as u8
+    }
+
+    /// Runs until all hosts are up and nobody waits.
     fn settle(&mut self) {
         for _ in 0..LAST_EVENTS {
-            if self.host.life.is_some() && self.appends.is_empty() && self.reads.is_empty() {
+            let up = self.hosts.iter().all(|host| host.life.is_some());
+            if up && self.appends.is_empty() && self.reads.is_empty() {
                 return;
             }
             let event = self.schedule.pop().expect("somebody waits, and nothing will happen");
@@ -216,18 +216,22 @@ impl World {
     }
 
     fn audit(&mut self) {
-        let life = self.host.life.as_ref().expect("up");
-        self.auditor.audit(&life.reader, &PARTITIONS);
+        for host in &self.hosts {
+            let life = host.life.as_ref().expect("up");
+            self.auditor.audit(&life.reader, &PARTITIONS);
+        }
         self.note(format_args!("audited"));
     }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::Client(client) => {
-                self.look_after_the_host();
+                for host in self.numbers() {
+                    self.look_after(host);
+                }
                 let think = self.dice.below(2 * self.think_ns);
-                let appends = self.appends.values().filter(|(of, _)| *of == client).count();
-                let reads = self.reads.values().filter(|(of, _)| *of == client).count();
+                let appends = self.appends.values().filter(|p| p.client == client).count();
+                let reads = self.reads.values().filter(|p| p.client == client).count();
                 if appends + reads >= OUTSTANDING_MAX {
                     // It looks again later.
                     self.schedule.after(think + WAIT_NS, Event::Client(client));
@@ -239,199 +243,208 @@ impl World {
                 let request = clients::draw(&mut self.dice, auditor, &PARTITIONS, self.payload_max);
                 self.send(client, request);
                 if self.fault_one_in > 0 && self.dice.one_in(self.fault_one_in) {
+                    let host = self.dice.below(self.hosts.len() as u64) as u8;
                     let fault = faults::draw(&mut self.dice);
-                    self.fault(fault);
+                    self.fault(host, fault);
                 }
             }
-            Event::Arrive { life, part, message } if life == self.host.lives => {
-                self.arrive(part, message);
+            Event::Arrive { to, life, message } if life == self.host(to.host).lives => {
+                self.arrive(to, message);
             }
-            Event::Answer { life, token, results } if life == self.host.lives => {
-                let (_, numbers) = self.appends.remove(&token).expect("answered once");
+            Event::Answer { host, life, token, results } if life == self.host(host).lives => {
+                let numbers = self.appends.remove(&token).expect("answered once").what;
                 assert_eq!(numbers.len(), results.len(), "one result per transaction");
-                let durable = self.host.fsync == FsyncMode::Always;
+                let durable = self.host(host).fsync == FsyncMode::Always;
                 for (number, result) in numbers.into_iter().zip(results) {
                     self.note(format_args!("operation {number} is answered {}", told(&result)));
                     self.auditor.answered(number, result, durable);
                 }
             }
-            Event::ReadAnswer { life, read, answered } if life == self.host.lives => {
-                let (_, asked) = self.reads.remove(&read).expect("answered once");
+            Event::ReadAnswer { host, life, read, answered } if life == self.host(host).lives => {
+                let asked = self.reads.remove(&read).expect("answered once").what;
                 if let Some(answered) = answered {
                     self.auditor.read_answered(&asked, &answered);
                 }
             }
-            Event::Crash { life, power } if life == self.host.lives => self.crash(power),
-            Event::Start => self.start(),
-            Event::Restore => self.restore(),
+            Event::Crash { host, life, power } if life == self.host(host).lives => {
+                self.crash(host, power);
+            }
+            Event::Start(host) => self.start(host),
+            Event::Restore(host) => self.restore(host),
             // Of an earlier life.
             _ => {}
         }
     }
 
-    /// Something of the host, if it is up.
-    pub(crate) fn life(&mut self) -> Option<&mut Life> {
-        self.host.life.as_mut()
+    pub(crate) fn host(&self, number: u8) -> &Host {
+        &self.hosts[usize::from(number)]
+    }
+
+    pub(crate) fn host_mut(&mut self, number: u8) -> &mut Host {
+        &mut self.hosts[usize::from(number)]
+    }
+
+    /// The open bucket of a host, if it is up.
+    pub(crate) fn life(&mut self, number: u8) -> Option<&mut Life> {
+        self.host_mut(number).life.as_mut()
     }
 
     fn send(&mut self, client: u64, request: Request) {
         self.next_request += 1;
         let id = self.next_request;
+        // The one host has all partitions.
+        let host = 0;
         let (part, message) = match request {
             Request::Append(partition, numbers) => {
                 let sent = |n: &usize| self.auditor.sent(*n);
                 let transactions = numbers.iter().map(sent).collect();
                 self.note(format_args!("client {client} appends {numbers:?} to {partition}"));
                 let token = Token(id);
-                self.appends.insert(token, (client, numbers));
+                self.appends.insert(token, Pending { client, host, what: numbers });
                 let message = Message::Append { token, connection: client, transactions };
                 (Part::Partition(partition), message)
             }
             Request::Read(read) => {
                 self.note(format_args!("client {client} reads {:?}", read.what));
-                self.reads.insert(id, (client, read));
+                self.reads.insert(id, Pending { client, host, what: read });
                 (Part::Pool, Message::Read(id))
             }
         };
-        if self.host.life.is_none() {
+        if self.host(host).life.is_none() {
             // Nobody listens: the connection is refused.
-            self.lose_requests();
+            self.lose_requests(host);
             return;
         }
         let from = End { host: CLIENT_HOST, part: Part::Client };
-        self.post(from, part, message);
+        self.post(from, End { host, part }, message);
     }
 
-    fn fault(&mut self, fault: Fault) {
+    fn fault(&mut self, host: u8, fault: Fault) {
         self.note(format_args!("fault: {fault:?}"));
-        let disk = &self.host.disk;
+        let disk = &self.host(host).disk;
         match fault {
-            Fault::ProcessCrash => self.crash(false),
-            Fault::PowerLoss => self.crash(true),
+            Fault::ProcessCrash => self.crash(host, false),
+            Fault::PowerLoss => self.crash(host, true),
             Fault::StopAfter(n) => disk.stop_after(n),
             Fault::FailSync(n) => disk.fail_sync_after(n),
             Fault::FailWrite(n) => disk.fail_write_after(n, std::io::ErrorKind::StorageFull),
             Fault::Full(more) => disk.set_capacity(Some(disk.used_bytes() + more)),
             Fault::Space => disk.set_capacity(None),
             Fault::ClockJump(ns) => self.schedule.jump(ns),
-            Fault::Rot => self.rot(),
+            Fault::Rot => self.rot(host),
         }
         if matches!(fault, Fault::Full(_)) {
             // Somebody frees space, sooner or later: appends may wait for it without an answer.
             let later = self.dice.below(100 * self.think_ns);
-            self.schedule.after(later, Event::Restore);
+            self.schedule.after(later, Event::Restore(host));
         }
     }
 
-    fn rot(&mut self) {
-        if self.rot.is_some() {
+    fn rot(&mut self, number: u8) {
+        let World { hosts, dice, .. } = self;
+        let host = &mut hosts[usize::from(number)];
+        if host.rot.is_some() || !host.decay(dice) {
             return;
         }
-        // Each entry says up to where the log was durable when it was begun.
-        let proven = self.host.places.len().saturating_sub(3);
-        let proven = &self.host.places[..proven];
-        self.rot = faults::rot(&self.host.disk, proven, &mut self.dice);
-        let Some(rot) = &self.rot else { return };
         self.rotten += 1;
-        self.host.calm.set(false);
-        let what = format!("{} at {}", rot.path.display(), rot.offset);
-        self.note(format_args!("{what} rots"));
+        let rot = self.host(number).rot.as_ref();
+        let what = rot.map(|rot| format!("{} at {}", rot.path.display(), rot.offset));
+        self.note(format_args!("{} rots", what.unwrap_or_default()));
         let later = self.dice.below(100 * self.think_ns);
-        self.schedule.after(later, Event::Restore);
+        self.schedule.after(later, Event::Restore(number));
         if self.dice.one_in(2) {
-            let event = Event::Crash { life: self.host.lives, power: self.dice.one_in(2) };
-            self.schedule.after(later / 2, event);
+            let (host, life, power) = (number, self.host(number).lives, self.dice.one_in(2));
+            self.schedule.after(later / 2, Event::Crash { host, life, power });
         }
     }
 
     /// An operator puts back what rotted and frees space.
-    fn restore(&mut self) {
-        self.host.disk.set_capacity(None);
-        if let Some(rot) = self.rot.take() {
-            rot.restore(&self.host.disk);
-            self.host.calm.set(true);
+    fn restore(&mut self, host: u8) {
+        if self.host_mut(host).restore() {
             self.note(format_args!("what rotted is put back"));
         }
     }
 
     /// A host whose disk stopped or whose bucket closed is restarted, sooner or later.
-    fn look_after_the_host(&mut self) {
-        let closed = self.host.life.as_ref().is_some_and(|life| life.closed);
-        if self.host.life.is_some() && (closed || self.host.disk.has_stopped()) {
-            let event = Event::Crash { life: self.host.lives, power: self.dice.one_in(2) };
+    fn look_after(&mut self, number: u8) {
+        let host = self.host(number);
+        let stuck = |life: &Life| life.closed || host.disk.has_stopped();
+        if host.life.as_ref().is_some_and(stuck) {
+            let (host, life) = (number, host.lives);
+            let power = self.dice.one_in(2);
             let later = self.dice.below(20 * self.think_ns);
-            self.schedule.after(later, event);
+            self.schedule.after(later, Event::Crash { host, life, power });
         }
     }
 
-    fn lose_requests(&mut self) {
-        for (_, (_, numbers)) in std::mem::take(&mut self.appends) {
-            for number in numbers {
-                self.auditor.lost(number);
-            }
+    /// What was sent to a host is never answered.
+    fn lose_requests(&mut self, host: u8) {
+        let lost = self.appends.extract_if(.., |_, pending| pending.host == host);
+        for number in lost.flat_map(|(_, pending)| pending.what) {
+            self.auditor.lost(number);
         }
-        self.reads.clear();
+        self.reads.retain(|_, pending| pending.host != host);
     }
 
-    fn crash(&mut self, power: bool) {
+    fn crash(&mut self, number: u8, power: bool) {
         self.crashes += 1;
         self.note(format_args!("{}", if power { "power loss" } else { "process crash" }));
-        let was_up = self.host.life.is_some();
-        self.host.crash(power, &mut self.dice);
-        self.lose_requests();
-        if power && self.host.fsync != FsyncMode::Always {
-            self.auditor.power_lost();
-            self.taken_back = true;
+        let World { hosts, dice, auditor, .. } = self;
+        let host = &mut hosts[usize::from(number)];
+        let was_up = host.life.is_some();
+        host.crash(power, dice);
+        if power && host.fsync != FsyncMode::Always {
+            auditor.power_lost();
+            host.taken_back = true;
         }
+        self.lose_requests(number);
         // While it is down a start is on its way already.
         if was_up {
             let later = delay_ns(&mut self.dice);
-            self.schedule.after(later, Event::Start);
+            self.schedule.after(later, Event::Start(number));
         }
     }
 
-    fn start(&mut self) {
-        if self.host.life.is_some() {
+    fn start(&mut self, number: u8) {
+        let World { hosts, dice, auditor, .. } = self;
+        let host = &mut hosts[usize::from(number)];
+        if host.life.is_some() {
             return;
         }
-        if self.fault_one_in > 0 && self.dice.one_in(5) {
+        if self.fault_one_in > 0 && dice.one_in(5) {
             // It may die again in the middle of its recovery.
-            self.host.disk.stop_after(self.dice.below(30));
+            host.disk.stop_after(dice.below(30));
         }
-        let failed_before = self.host.disk.injected_failures();
-        match self.host.open(&mut self.dice) {
-            Ok(()) => {
-                let life = self.host.life.as_ref().expect("it has opened");
-                let reader = life.reader.clone();
-                if self.taken_back {
-                    self.auditor.take_back(&reader);
-                    self.taken_back = false;
+        let failed_before = host.disk.injected_failures();
+        let error = match host.open(dice) {
+            Ok(reader) => {
+                if std::mem::take(&mut host.taken_back) {
+                    auditor.take_back(&reader);
                 }
-                self.auditor.opened(&reader);
-                let ends: Vec<u64> = PARTITIONS.map(|p| reader.next_sequence(p)).to_vec();
+                auditor.opened(&reader);
+                let ends = PARTITIONS.map(|p| reader.next_sequence(p));
                 self.note(format_args!("the bucket opens, next sequences {ends:?}"));
-                self.writer(WriterInput::Start);
+                self.writer(number, WriterInput::Start);
+                return;
             }
-            Err(error) => {
-                self.note(format_args!("the bucket does not open: {error}"));
-                let failed = self.host.disk.injected_failures() > failed_before;
-                if failed || self.host.disk.has_stopped() {
-                    let power = self.dice.one_in(2);
-                    self.crash(power);
-                } else {
-                    // A full disk keeps a database from being made, and from nothing else.
-                    let unmade = self.host.disk.contents(Path::new("/db/meta")).is_none()
-                        && error.is_no_room();
-                    let excused = self.rot.is_some() || unmade;
-                    assert!(excused, "the bucket does not open: {error}");
-                    // The operator looks.
-                    self.restore();
-                    self.host.crash(false, &mut self.dice);
-                }
-                let later = delay_ns(&mut self.dice);
-                self.schedule.after(later, Event::Start);
-            }
+            Err(error) => error,
+        };
+        let failed = host.disk.injected_failures() > failed_before;
+        // A full disk keeps a database from being made, and from nothing else.
+        let unmade = host.disk.contents(Path::new("/db/meta")).is_none() && error.is_no_room();
+        let (stopped, rotten) = (host.disk.has_stopped(), host.rot.is_some());
+        self.note(format_args!("the bucket does not open: {error}"));
+        if failed || stopped {
+            let power = self.dice.one_in(2);
+            self.crash(number, power);
+        } else {
+            assert!(rotten || unmade, "the bucket does not open: {error}");
+            // The operator looks.
+            self.restore(number);
+            self.crash(number, false);
         }
+        let later = delay_ns(&mut self.dice);
+        self.schedule.after(later, Event::Start(number));
     }
 }
 
