@@ -128,6 +128,29 @@ impl Scanner {
         Ok(Found::Frame(frame))
     }
 
+    /// Goes over what is bad to the next good frame of a later entry, whatever chain it is of, and
+    /// goes on from there as if all before it had been read. Answers whether there is one; if
+    /// not, it stays where it is.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn skip_bad(&mut self) -> io::Result<bool> {
+        let mut at = self.offset;
+        while at + FRAME_HEADER_BYTES as u64 <= self.length {
+            match self.frame_at(at)? {
+                Some(Frame { header, .. }) if header.index > self.tip.index => {
+                    self.offset = at;
+                    let checksum = header.previous_checksum;
+                    self.tip = Tip { index: header.index - 1, term: header.term, checksum };
+                    return Ok(true);
+                }
+                Some(frame) => at = frame.end(),
+                None => at += FRAME_ALIGN,
+            }
+        }
+        Ok(false)
+    }
+
     /// The highest index that any frame behind `offset` proves durable, whatever chain it is of:
     /// the evidence against calling a bad frame a torn tail.
     ///

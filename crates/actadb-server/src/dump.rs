@@ -72,7 +72,7 @@ fn show(
             writeln!(out, "bucket {bucket} segment {number} ends at {bytes}")
         }
         Dumped::Step(Step::SegmentEnd { .. }) => Ok(()),
-        Dumped::Step(Step::Bad { damage, torn }) => {
+        Dumped::Step(Step::Bad { damage, torn, .. }) => {
             let word = if *torn { "torn tail" } else { "DAMAGE" };
             if as_json {
                 let line = json!({"bucket": bucket.0, "bad": word, "what": damage.to_string()});
