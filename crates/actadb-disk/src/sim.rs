@@ -7,9 +7,9 @@
 //!   set of *dirty* sectors of 512 bytes. `sync_data` writes the dirty sectors and the length.
 //! - A [power loss](SimDisk::power_loss) keeps any subset of the dirty sectors, the old or the new
 //!   length independent of them, and any subset of the changes to names that no directory sync
-//!   covered. A rename is found done or not done, or, when only one of two directories was synced,
-//!   done with the old name still there: the file is never without a name. A [process crash](SimDisk::process_crash) keeps the cache as it is: written,
-//!   readable, and not durable.
+//!   covered; a renamed file may be found with both names, and never with none. A
+//!   [process crash](SimDisk::process_crash) keeps the cache as it is: written, readable, and not
+//!   durable.
 //! - A [failed sync](SimDisk::fail_sync_after) leaves the new bytes readable and marks them clean:
 //!   a later sync that succeeds does not write them (what Linux does).
 //! - Operations can be made to stop after a number of steps, as if the machine had died there.

@@ -82,11 +82,10 @@ fn print_loss(args: &RepairArgs, bucket: BucketId, loss: &Loss) {
     if loss.slots {
         println!("bucket {bucket} loses its slots: what they said was synced is not known");
     }
-    if !loss.log {
-        println!("bucket {bucket} keeps all {} entries that are there", loss.keep.last_entry);
-        return;
-    }
     match loss.keep.segment {
+        _ if !loss.log => {
+            println!("bucket {bucket} keeps all {} entries that are there", loss.keep.last_entry);
+        }
         0 => println!("bucket {bucket} must begin anew: nothing before the damage is left"),
         segment => println!(
             "bucket {bucket} must end before the damage: with entry {}, at byte {} of segment \
@@ -103,8 +102,8 @@ fn print_loss(args: &RepairArgs, bucket: BucketId, loss: &Loss) {
     }
     if !loss.exact {
         println!(
-            "bucket {bucket} may lose more at the end: what the unreadable bytes held is known to \
-             nobody"
+            "bucket {bucket} may have held more that nothing tells of: in what is unreadable, or \
+             behind the last entry found"
         );
     }
     if loss.readable_events > 0 {
@@ -146,9 +145,10 @@ fn print_done(repaired: &Repaired, sound: bool) {
 }
 
 fn loss_json(loss: &Loss) -> serde_json::Value {
-    let partitions = loss.partitions.iter().map(
-        |lost| json!({"partition": lost.partition.0, "from_sequence": lost.from, "to_sequence": lost.to}),
-    );
+    let partitions = loss.partitions.iter().map(|lost| {
+        let (partition, from, to) = (lost.partition.0, lost.from, lost.to);
+        json!({"partition": partition, "from_sequence": from, "to_sequence": to})
+    });
     json!({
         "slots": loss.slots,
         "log": loss.log,

@@ -54,7 +54,7 @@ pub struct Loss {
     pub last_entry: u64,
     /// Sequences lost, by partition, ascending.
     pub partitions: Vec<LostSequences>,
-    /// Whether no event can have been there that `partitions` does not name.
+    /// Whether no event can have been lost that `partitions` does not name.
     pub exact: bool,
     /// Entries behind the damage that can be read now.
     pub readable_entries: u64,
@@ -158,7 +158,10 @@ impl LossTracker {
         });
         Ok(Some(Loss {
             partitions: lost.collect(),
-            exact: !self.tail_lost && self.unread.last().is_none_or(|last| *last <= indexed),
+            // Without slots nothing tells where the log ended.
+            exact: !slots
+                && !self.tail_lost
+                && self.unread.last().is_none_or(|last| *last <= indexed),
             keep: self.keep,
             slots,
             log: self.broken,

@@ -66,7 +66,7 @@ fn directory(disk: &SimDisk) -> Result<Directory, OpenError> {
 fn append(directory: &Directory, bucket: &mut OpenedBucket) {
     let identity = directory.log_settings(BUCKET).identity;
     let index = bucket.writer.tip().index + 1;
-    let partition = PARTITIONS[(index % 3 == 0) as usize];
+    let partition = PARTITIONS[usize::from(index.is_multiple_of(3))];
     let first_sequence = bucket.publisher.next_sequence(partition);
     let id = with_hash16(Uuid::from_u128(u128::from(index)), partition.0);
     let event = NumberedEvent {
@@ -356,7 +356,7 @@ fn plant(disk: &SimDisk, change: fn(&mut actadb_index::open::OpenIndex, u64, u32
 
 fn add(open: &mut actadb_index::open::OpenIndex, n: u64, place: u32, parts: [bool; 3]) {
     use actadb_store::hashes::{event_id_hash, stream_hash};
-    let partition = PARTITIONS[(n % 3 == 0) as usize];
+    let partition = PARTITIONS[usize::from(n.is_multiple_of(3))];
     let sequence = if partition.0 == 1 { n / 3 - 1 } else { n - n / 3 - 1 };
     let id = with_hash16(Uuid::from_u128(u128::from(n)), partition.0);
     if parts[0] {
