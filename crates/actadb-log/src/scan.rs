@@ -151,6 +151,24 @@ impl Scanner {
         Ok(false)
     }
 
+    /// The frame at hand, when its header is good and continues the chain, and only its body is
+    /// bad. Parts of the body may be whole; nothing vouches for it.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn rotten(&mut self) -> io::Result<Option<Frame>> {
+        let (seed, tip, offset) = (self.seed, self.tip, self.offset);
+        let head = self.bytes_at(offset, FRAME_HEADER_BYTES)?;
+        let FrameRead::Good(header) = FrameHeader::decode(seed, head) else { return Ok(None) };
+        if header.index != tip.index + 1 || header.previous_checksum != tip.checksum {
+            return Ok(None);
+        }
+        let body_offset = offset + FRAME_HEADER_BYTES as u64;
+        let body = self.bytes_at(body_offset, header.body_bytes as usize)?;
+        let body = Bytes::copy_from_slice(body);
+        Ok(Some(Frame { header, offset, body }))
+    }
+
     /// The highest index that any frame behind `offset` proves durable, whatever chain it is of:
     /// the evidence against calling a bad frame a torn tail.
     ///

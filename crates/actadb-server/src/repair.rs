@@ -108,10 +108,9 @@ fn print_loss(args: &RepairArgs, bucket: BucketId, loss: &Loss) {
     }
     if loss.readable_events > 0 {
         println!(
-            "bucket {bucket} has {} events in {} entries behind the damage that can still be \
-             read: `actadb dump --dir {} --bucket {bucket} --json` prints them",
+            "bucket {bucket} has {} events in and behind the damage that can still be read: \
+             `actadb dump --dir {} --bucket {bucket} --json` prints them",
             loss.readable_events,
-            loss.readable_entries,
             args.dir.display()
         );
     }

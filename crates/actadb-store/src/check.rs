@@ -72,6 +72,7 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
             report.events += content.events;
             losses.frame(entry, body, &content, report.damage.len() == before);
         }
+        Step::Rotten { entry, .. } => losses.rotten(settings.identity, entry),
         Step::SegmentEnd { segment, last, whole } => {
             report.segments += 1;
             losses.segment_end(&segment);

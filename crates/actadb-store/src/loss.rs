@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::LogError;
-use actadb_log::format::{FRAME_HEADER_BYTES, frame_bytes};
+use actadb_log::format::{FRAME_HEADER_BYTES, LogIdentity, frame_bytes};
 use actadb_log::scan::Tip;
 use actadb_log::segment::segment_numbers;
 use actadb_log::writer::{FullSegment, LogSettings};
@@ -13,6 +13,7 @@ use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::PartitionId;
 
 use crate::open::index_path;
+use crate::record::{Record, records};
 use crate::verify::FrameContent;
 
 /// The good beginning of a damaged log.
@@ -58,7 +59,7 @@ pub struct Loss {
     pub exact: bool,
     /// Entries behind the damage that can be read now.
     pub readable_entries: u64,
-    /// Events in them.
+    /// Events that can be read now: in these, and in damaged entries.
     pub readable_events: u64,
 }
 
@@ -103,6 +104,17 @@ impl LossTracker {
             let bytes = begin + frame_bytes(entry.body.len() as u64);
             self.keep_through(body.segment, bytes, entry.index, entry.term);
             self.kept.extend(&content.next);
+        }
+    }
+
+    /// A bad frame behind the damage, or the damage itself: its good records can be read.
+    pub(crate) fn rotten(&mut self, identity: LogIdentity, entry: &Entry) {
+        self.last_entry = self.last_entry.max(entry.index);
+        for (_, record) in records(identity, entry) {
+            if let Ok(Record::Transaction(transaction)) = record {
+                self.readable.1 += transaction.events.len() as u64;
+                self.behind.insert(transaction.partition, transaction.next_sequence());
+            }
         }
     }
 

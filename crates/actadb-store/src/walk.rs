@@ -22,6 +22,14 @@ pub enum Step<'a> {
         /// Where its body begins.
         body: Place,
     },
+    /// A frame that is bad, and was told so, of which parts may be whole: records with good
+    /// checksums.
+    Rotten {
+        /// The entry, as far as it is there.
+        entry: &'a Entry,
+        /// Where its body begins.
+        body: Place,
+    },
     /// The end of a segment.
     SegmentEnd {
         /// What the segment turned out to be.
@@ -144,6 +152,10 @@ impl SegmentWalk {
     /// What the device says.
     pub fn skip_bad(&mut self) -> Result<bool, LogError> {
         self.scanner.skip_bad().map_err(LogError::io("read", &self.path))
+    }
+
+    fn rotten(&mut self) -> Result<Option<Frame>, LogError> {
+        self.scanner.rotten().map_err(LogError::io("read", &self.path))
     }
 
     fn durable_behind(&mut self) -> Result<u64, LogError> {
@@ -282,6 +294,10 @@ fn walk_segment(
                     return Ok(whole);
                 }
                 whole = false;
+                if let Some(frame) = segment.rotten()? {
+                    let (entry, body) = entry_of(segment.number, frame);
+                    visit(Step::Rotten { entry: &entry, body });
+                }
                 if !segment.skip_bad()? {
                     return Ok(false);
                 }

@@ -249,6 +249,12 @@ fn what_is_behind_the_damage_is_counted_and_its_sequences_are_named() {
     let named: Vec<_> = loss.partitions.iter().map(|l| (l.partition.0, l.from, l.to)).collect();
     assert_eq!(named, [(0, 12, 33), (1, 6, 15)]);
 
+    // A frame whose head is rotten: its record is whole.
+    let disk = filled(50);
+    flip(&disk, &segment(2), frame(4) + 42);
+    let loss = check(&disk).loss.expect("told");
+    assert_eq!((loss.readable_entries, loss.readable_events), (31, 32));
+
     // No index tells what the last frames of the growing segment held.
     let disk = filled(50);
     flip(&disk, &segment(4), frame(7) + 200);

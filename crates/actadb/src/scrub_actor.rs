@@ -24,6 +24,9 @@ use crate::supervisor::{NodeSupervisor, StartScrub};
 /// Bytes of one step: a few milliseconds of a disk's time.
 const STEP_BYTES: u64 = 256 << 10;
 
+/// Nothing to read must not become a loop without a pause.
+const LEAST_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Instants end before intervals do.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -92,7 +95,7 @@ impl ScrubActor {
         let Some(reader) = self.readers.get(round.bucket) else {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.board.round_ended(unix.as_secs());
-            let next = round.began.checked_add(self.interval);
+            let next = round.began.checked_add(self.interval.max(LEAST_INTERVAL));
             self.wake = next.unwrap_or_else(|| began + NEVER);
             self.round = None;
             return;

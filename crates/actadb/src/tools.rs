@@ -146,7 +146,7 @@ fn utc(seconds: u64) -> String {
 pub enum Dumped<'a> {
     /// A frame, the end of a segment, or damage.
     Step(&'a Step<'a>),
-    /// A record of the frame shown last, with its byte in the segment.
+    /// A record of the frame shown last, good or rotten, with its byte in the segment.
     Record(u32, &'a Result<Record, BadRecord>),
 }
 
@@ -168,7 +168,7 @@ pub fn dump(
         let synced_index = slots.ok().flatten().map_or(0, |slots| slots.state().synced_index);
         walk(&settings, synced_index, &mut |step| {
             show(bucket, Dumped::Step(&step));
-            if let Step::Frame { entry, body } = &step {
+            if let Step::Frame { entry, body } | Step::Rotten { entry, body } = &step {
                 for (at, record) in records(settings.identity, entry) {
                     show(bucket, Dumped::Record(body.offset + at, &record));
                 }
