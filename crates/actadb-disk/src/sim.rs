@@ -7,8 +7,9 @@
 //!   set of *dirty* sectors of 512 bytes. `sync_data` writes the dirty sectors and the length.
 //! - A [power loss](SimDisk::power_loss) keeps any subset of the dirty sectors, the old or the new
 //!   length independent of them, and any subset of the changes to names that no directory sync
-//!   covered. A [process crash](SimDisk::process_crash) keeps the cache as it is: written,
-//!   readable, and not durable.
+//!   covered; a renamed file may be found with both names, and never with none. A
+//!   [process crash](SimDisk::process_crash) keeps the cache as it is: written, readable, and not
+//!   durable.
 //! - A [failed sync](SimDisk::fail_sync_after) leaves the new bytes readable and marks them clean:
 //!   a later sync that succeeds does not write them (what Linux does).
 //! - Operations can be made to stop after a number of steps, as if the machine had died there.
@@ -36,6 +37,8 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     /// Names as the medium holds them.
     durable_names: BTreeMap<PathBuf, usize>,
+    /// Renames of files with a durable name that no sync of the new name's directory covered.
+    renames: BTreeMap<PathBuf, usize>,
     dirs: BTreeSet<PathBuf>,
     locks: BTreeSet<PathBuf>,
     /// Handles of an earlier life are dead.
@@ -86,6 +89,11 @@ impl SimDisk {
                     Some(inode) => state.durable_names.insert(path, *inode),
                     None => state.durable_names.remove(&path),
                 };
+            }
+        }
+        for (to, inode) in std::mem::take(&mut state.renames) {
+            if !state.durable_names.values().any(|named| *named == inode) {
+                state.durable_names.insert(to, inode);
             }
         }
         state.names = state.durable_names.clone();
@@ -367,6 +375,13 @@ impl Disk for SimDisk {
         state.durable_names.retain(|path, _| path.parent() != Some(dir));
         let synced = state.names.iter().filter(|(path, _)| path.parent() == Some(dir));
         state.durable_names.extend(synced.map(|(path, inode)| (path.clone(), *inode)));
+        // Whose old directory is synced, its new name is durable, too.
+        for (to, inode) in &state.renames {
+            if !state.durable_names.values().any(|named| named == inode) {
+                state.durable_names.insert(to.clone(), *inode);
+            }
+        }
+        state.renames.retain(|to, inode| state.durable_names.get(to) != Some(inode));
         Ok(())
     }
 
@@ -376,6 +391,10 @@ impl Disk for SimDisk {
         state.step(life)?;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
+        state.renames.retain(|_, renamed| *renamed != inode);
+        if state.durable_names.values().any(|named| *named == inode) {
+            state.renames.insert(to.to_owned(), inode);
+        }
         Ok(())
     }
 
@@ -383,6 +402,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         let life = state.life;
         state.step(life)?;
+        state.renames.remove(path);
         state.names.remove(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -531,6 +551,25 @@ mod tests {
             vanished += usize::from(disk.files().is_empty());
         }
         assert!(vanished > 5 && vanished < 32);
+    }
+
+    #[test]
+    fn a_renamed_file_keeps_one_of_its_names() {
+        let (from, to) = (dir().join("f"), Path::new("/e/f"));
+        for seed in 0..64 {
+            let disk = SimDisk::new();
+            disk.create_dir_all(&dir()).expect("dir");
+            disk.create_dir_all(Path::new("/e")).expect("dir");
+            disk.create(&from).expect("create");
+            disk.sync_dir(&dir()).expect("sync dir");
+            disk.rename(&from, to).expect("rename");
+            if seed % 2 == 0 {
+                disk.sync_dir(&dir()).expect("sync dir");
+            }
+            disk.power_loss(&mut SplitMix64::new(seed));
+            assert!(!disk.files().is_empty(), "the file is gone");
+            assert!(seed % 2 == 1 || disk.files() == [to]);
+        }
     }
 
     #[test]

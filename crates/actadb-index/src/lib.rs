@@ -13,6 +13,7 @@
 //! *candidates*, to be compared with what stands at the place. An index is never the truth: it can
 //! be deleted and is rebuilt from its segment.
 
+pub mod audit;
 pub mod error;
 pub mod format;
 pub mod open;

@@ -34,6 +34,10 @@ impl SealedLane {
     pub fn next(&self) -> u64 {
         self.first + u64::from(self.count)
     }
+
+    pub(crate) fn table(&self) -> Table {
+        Table { block: self.block.into(), count: self.count as usize }
+    }
 }
 
 /// An index file, open. Lookups read blocks and check them.
@@ -44,14 +48,14 @@ pub struct SealedIndex {
     seed: u32,
     described: Described,
     lanes: Vec<SealedLane>,
-    postings: Table,
-    keys: Table,
+    pub(crate) postings: Table,
+    pub(crate) keys: Table,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Table {
-    block: u64,
-    count: usize,
+pub(crate) struct Table {
+    pub(crate) block: u64,
+    pub(crate) count: usize,
 }
 
 impl SealedIndex {
@@ -205,7 +209,7 @@ impl SealedIndex {
     ) -> Result<Vec<u32>, IndexError> {
         let Some(lane) = self.lane(lane) else { return Ok(Vec::new()) };
         let Some(start) = sequence.checked_sub(lane.first) else { return Ok(Vec::new()) };
-        let table = Table { block: lane.block.into(), count: lane.count as usize };
+        let table = lane.table();
         let mut at = usize::try_from(start).unwrap_or(usize::MAX).min(table.count);
         let end = at.saturating_add(limit).min(table.count);
         let mut places = Vec::with_capacity(end - at);
@@ -325,30 +329,13 @@ impl SealedIndex {
         Ok(found)
     }
 
-    /// Whether the file is, byte for byte, the index of what `open` holds.
+    /// Blocks of the file.
     ///
     /// # Errors
-    /// A bad block, or what the device says.
-    pub fn equals(&self, open: &OpenIndex) -> Result<bool, IndexError> {
-        self.verify()?;
-        let expected = encode(&self.described, open);
-        let mut found = vec![0; expected.len()];
-        let read = self.file.read_full_at(&mut found, 0);
-        let n = read.map_err(IndexError::io("read", &self.path))?;
+    /// What the device says.
+    pub fn blocks(&self) -> Result<u64, IndexError> {
         let length = self.file.len().map_err(IndexError::io("measure", &self.path))?;
-        Ok(n == expected.len() && length == n as u64 && found == expected)
-    }
-
-    /// Reads every block; for a check of the whole file.
-    ///
-    /// # Errors
-    /// The first bad block.
-    pub fn verify(&self) -> Result<(), IndexError> {
-        let length = self.file.len().map_err(IndexError::io("measure", &self.path))?;
-        for number in 0..length / BLOCK_BYTES as u64 {
-            self.block(number)?;
-        }
-        Ok(())
+        Ok(length / BLOCK_BYTES as u64)
     }
 
     /// First entry for which `less` is false; `less` holds for a prefix of the table.
@@ -380,7 +367,7 @@ impl SealedIndex {
         self.block(table.block + (at / per_block::<T>()) as u64)
     }
 
-    fn block(&self, number: u64) -> Result<Box<Block>, IndexError> {
+    pub(crate) fn block(&self, number: u64) -> Result<Box<Block>, IndexError> {
         let mut block = Box::new([0; BLOCK_BYTES]);
         let offset = number * BLOCK_BYTES as u64;
         let n = self
@@ -402,18 +389,22 @@ impl SealedIndex {
     }
 }
 
-type Block = [u8; BLOCK_BYTES];
+pub(crate) type Block = [u8; BLOCK_BYTES];
 
 /// What a block holds a row of.
-trait Entry: FromBytes + KnownLayout + Immutable + Unaligned + 'static {}
+pub(crate) trait Entry: FromBytes + KnownLayout + Immutable + Unaligned + 'static {}
 impl<T: FromBytes + KnownLayout + Immutable + Unaligned + 'static> Entry for T {}
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
-struct RawPlace(zerocopy::little_endian::U32);
+pub(crate) struct RawPlace(pub(crate) zerocopy::little_endian::U32);
 
 /// The entries of a table that lie in `block`, from entry `at` of the table on.
-fn entries<T: Entry>(block: &Block, table: Table, at: usize) -> impl Iterator<Item = &T> {
+pub(crate) fn entries<T: Entry>(
+    block: &Block,
+    table: Table,
+    at: usize,
+) -> impl Iterator<Item = &T> {
     let rows = per_block::<T>();
     let start = at / rows * rows;
     let used = rows.min(table.count.saturating_sub(start));

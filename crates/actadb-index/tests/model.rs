@@ -5,6 +5,7 @@ use std::path::Path;
 
 use actadb_disk::disk::Disk;
 use actadb_disk::sim::SimDisk;
+use actadb_index::audit::{Audit, Digest};
 use actadb_index::error::IndexError;
 use actadb_index::format::Described;
 use actadb_index::open::OpenIndex;
@@ -35,6 +36,13 @@ fn seal(disk: &SimDisk, open: &OpenIndex) -> SealedIndex {
     SealedIndex::open(disk, path, described().database, 1, 7).expect("open")
 }
 
+/// Reads all blocks.
+fn audited(index: &SealedIndex) -> Result<Audit, IndexError> {
+    let mut audit = Audit::default();
+    while audit.step(index)? {}
+    Ok(audit)
+}
+
 /// A stream of postings in which versions of a group and lane rise, and groups collide.
 fn operations() -> impl Strategy<Value = Vec<(u8, u16, u8)>> {
     prop::collection::vec((0_u8..12, 0_u16..3, any::<u8>()), 0..2500)
@@ -52,6 +60,7 @@ proptest! {
     #[test]
     fn open_and_sealed_answer_what_a_sorted_map_answers(operations in operations()) {
         let mut open = OpenIndex::new([(0, 5), (2, 1)]);
+        let mut digest = Digest::default();
         let mut postings = BTreeSet::new();
         let mut keys = BTreeSet::new();
         let mut sequences = [5_u64, 0, 1];
@@ -62,18 +71,24 @@ proptest! {
             let group = (u64::from(member / 2) + 1) << 32;
             let version = versions.entry((member, lane)).or_insert(u64::from(*member));
             open.add_posting(group, *lane, *version, place);
+            digest.add_posting(group, *lane, *version, place);
             postings.insert((group, *lane, *version, place));
             *version += 1;
             open.push_lane(*lane, sequences[usize::from(*lane)], place);
+            digest.add_place(*lane, sequences[usize::from(*lane)], place);
             sequences[usize::from(*lane)] += 1;
             let key = u64::from(*key) << 56;
             open.add_key(key, place);
+            digest.add_key(key, place);
             keys.insert((key, place));
         }
         let disk = SimDisk::new();
         let sealed = seal(&disk, &open);
         prop_assert_eq!(sealed.described(), &described());
-        sealed.verify().expect("all blocks are good");
+        let audit = audited(&sealed).expect("all blocks are good");
+        prop_assert_eq!(audit.difference(&sealed, &digest), None);
+        digest.add_key(1, 1);
+        prop_assert!(audit.difference(&sealed, &digest).is_some());
 
         for member in 0..7_u64 {
             let group = (member + 1) << 32;
@@ -144,7 +159,7 @@ fn a_bit_flipped_in_any_block_is_an_error_and_never_an_answer() {
     let length = disk.contents(path).expect("there").len();
     for block in 0..length / 4096 {
         disk.damage(path, |bytes| bytes[block * 4096 + 3] ^= 4);
-        assert!(matches!(index.verify(), Err(IndexError::Damaged { .. })), "block {block}");
+        assert!(matches!(audited(&index), Err(IndexError::Damaged { .. })), "block {block}");
         for n in (0..3000_u64).step_by(17) {
             if let Ok(found) = index.key_places(n << 40) {
                 assert_eq!(found.to_vec(), vec![n as u32]);
@@ -163,4 +178,40 @@ fn a_bit_flipped_in_any_block_is_an_error_and_never_an_answer() {
         SealedIndex::open(&disk, path, described().database, 1, 8).is_err(),
         "another segment's"
     );
+}
+
+#[test]
+fn each_kind_of_difference_is_found_and_named() {
+    let mut open = OpenIndex::default();
+    let digest_without = |left_out: usize, shifted: usize| {
+        let mut digest = Digest::default();
+        for n in 0..3000_u64 {
+            let place = |kind: usize| n as u32 + u32::from(n == 1700 && shifted == kind);
+            let there = |kind: usize| n != 1700 || left_out != kind;
+            if there(1) {
+                digest.add_place(0, n, place(1));
+            }
+            if there(2) {
+                digest.add_posting(n << 40, 0, 0, place(2));
+            }
+            if there(3) {
+                digest.add_key(n << 40, place(3));
+            }
+        }
+        digest
+    };
+    for n in 0..3000_u64 {
+        open.push_lane(0, n, n as u32);
+        open.add_posting(n << 40, 0, 0, n as u32);
+        open.add_key(n << 40, n as u32);
+    }
+    let index = seal(&SimDisk::new(), &open);
+    let audit = audited(&index).expect("good");
+    assert_eq!(audit.difference(&index, &digest_without(0, 0)), None);
+    for (kind, name) in [(1, "sequences"), (2, "stream versions"), (3, "event ids")] {
+        let (_, what) = audit.difference(&index, &digest_without(kind, 0)).expect("one too many");
+        assert!(what.contains(name) && what.contains("3000"), "{what}");
+        let (_, what) = audit.difference(&index, &digest_without(0, kind)).expect("elsewhere");
+        assert!(what.contains(name) && what.contains("not those"), "{what}");
+    }
 }

@@ -128,6 +128,47 @@ impl Scanner {
         Ok(Found::Frame(frame))
     }
 
+    /// Goes over what is bad to the next good frame of a later entry, whatever chain it is of, and
+    /// goes on from there as if all before it had been read. Answers whether there is one; if
+    /// not, it stays where it is.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn skip_bad(&mut self) -> io::Result<bool> {
+        let mut at = self.offset;
+        while at + FRAME_HEADER_BYTES as u64 <= self.length {
+            match self.frame_at(at)? {
+                Some(Frame { header, .. }) if header.index > self.tip.index => {
+                    self.offset = at;
+                    let checksum = header.previous_checksum;
+                    self.tip = Tip { index: header.index - 1, term: header.term, checksum };
+                    return Ok(true);
+                }
+                Some(frame) => at = frame.end(),
+                None => at += FRAME_ALIGN,
+            }
+        }
+        Ok(false)
+    }
+
+    /// The frame at hand, when its header is good and continues the chain, and only its body is
+    /// bad. Parts of the body may be whole; nothing vouches for it.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn rotten(&mut self) -> io::Result<Option<Frame>> {
+        let (seed, tip, offset) = (self.seed, self.tip, self.offset);
+        let head = self.bytes_at(offset, FRAME_HEADER_BYTES)?;
+        let FrameRead::Good(header) = FrameHeader::decode(seed, head) else { return Ok(None) };
+        if header.index != tip.index + 1 || header.previous_checksum != tip.checksum {
+            return Ok(None);
+        }
+        let body_offset = offset + FRAME_HEADER_BYTES as u64;
+        let body = self.bytes_at(body_offset, header.body_bytes as usize)?;
+        let body = Bytes::copy_from_slice(body);
+        Ok(Some(Frame { header, offset, body }))
+    }
+
     /// The highest index that any frame behind `offset` proves durable, whatever chain it is of:
     /// the evidence against calling a bad frame a torn tail.
     ///

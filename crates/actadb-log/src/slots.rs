@@ -66,6 +66,8 @@ pub struct Slots {
     seed: u32,
     counter: u64,
     saved: SlotState,
+    /// Byte of the slot that was not good when the file was opened.
+    bad: Option<u64>,
 }
 
 impl Slots {
@@ -93,8 +95,14 @@ impl Slots {
             disk.create(&path)
         }
         .map_err(LogError::io("create", &path))?;
-        let mut slots =
-            Self { file, path, seed: identity.checksum_seed(), counter: 0, saved: state.clone() };
+        let mut slots = Self {
+            file,
+            path,
+            seed: identity.checksum_seed(),
+            counter: 0,
+            saved: state.clone(),
+            bad: None,
+        };
         slots.save_both(state)?;
         disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
         Ok(slots)
@@ -121,7 +129,8 @@ impl Slots {
         let blank = bytes.iter().all(|byte| *byte == 0);
         bytes.resize(2 * SLOT_BYTES as usize, 0);
         let mut newest: Option<(u64, SlotState)> = None;
-        for slot in bytes.chunks(SLOT_BYTES as usize) {
+        let mut bad = None;
+        for (slot, offset) in bytes.chunks(SLOT_BYTES as usize).zip([0, SLOT_BYTES]) {
             match decode(seed, slot) {
                 SlotRead::Good(counter, state) => {
                     if newest.as_ref().is_none_or(|(newest, _)| counter > *newest) {
@@ -131,11 +140,11 @@ impl Slots {
                 SlotRead::Newer(found) => {
                     return Err(LogError::NewerFormat { path, found, known: FORMAT_VERSION });
                 }
-                SlotRead::Bad => {}
+                SlotRead::Bad => bad = Some(offset),
             }
         }
         match newest {
-            Some((counter, saved)) => Ok(Some(Self { file, path, seed, counter, saved })),
+            Some((counter, saved)) => Ok(Some(Self { file, path, seed, counter, saved, bad })),
             None if blank => Ok(None),
             None => Err(Damage::new(&path, 0, "neither of the two slots is good").into()),
         }
@@ -145,6 +154,12 @@ impl Slots {
     #[must_use]
     pub fn state(&self) -> &SlotState {
         &self.saved
+    }
+
+    /// Byte of the one slot that was not good when the file was opened.
+    #[must_use]
+    pub fn bad(&self) -> Option<u64> {
+        self.bad
     }
 
     /// Saves and syncs; both slots when more than the synced index changed.

@@ -36,22 +36,23 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     } else {
         print_text(&report);
     }
-    let damaged = report.buckets.iter().any(|(_, bucket)| !bucket.damage.is_empty());
-    if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let sound = report.buckets.iter().all(|(_, bucket)| bucket.is_sound());
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn sum(report: &Report, of: fn(&BucketReport) -> u64) -> u64 {
+pub(crate) fn sum(report: &Report, of: fn(&BucketReport) -> u64) -> u64 {
     report.buckets.iter().map(|(_, bucket)| of(bucket)).sum()
 }
 
-fn as_json(report: &Report) -> serde_json::Value {
-    let places = |damage: &[Damage]| {
-        let place = |d: &Damage| {
-            let file = d.file.display().to_string();
-            json!({"file": file, "offset": d.offset, "what": d.what})
-        };
-        damage.iter().map(place).collect::<Vec<_>>()
+pub(crate) fn places(damage: &[Damage]) -> Vec<serde_json::Value> {
+    let place = |d: &Damage| {
+        let file = d.file.display().to_string();
+        json!({"file": file, "offset": d.offset, "what": d.what})
     };
+    damage.iter().map(place).collect()
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
     let buckets = report.buckets.iter().map(|(number, bucket)| {
         json!({
             "bucket": number.0,
@@ -61,6 +62,7 @@ fn as_json(report: &Report) -> serde_json::Value {
             "records": bucket.records,
             "events": bucket.events,
             "damage": places(&bucket.damage),
+            "bad_indexes": places(&bucket.bad_indexes),
             "mended_at_next_start": places(&bucket.mendable),
         })
     });
@@ -72,7 +74,7 @@ fn as_json(report: &Report) -> serde_json::Value {
         "frames": sum(report, |b| b.frames),
         "records": sum(report, |b| b.records),
         "events": sum(report, |b| b.events),
-        "damaged": report.buckets.iter().any(|(_, b)| !b.damage.is_empty()),
+        "damaged": report.buckets.iter().any(|(_, b)| !b.is_sound()),
         "buckets": buckets.collect::<Vec<_>>(),
     })
 }
@@ -92,13 +94,16 @@ fn print_text(report: &Report) {
         for damage in &bucket.damage {
             println!("  DAMAGE {damage}");
         }
+        for damage in &bucket.bad_indexes {
+            println!("  DAMAGE {damage}; `actadb repair` rebuilds it");
+        }
         for mendable in &bucket.mendable {
             println!("  mended at the next start: {mendable}");
         }
     }
-    let damage = report.buckets.iter().map(|(_, bucket)| bucket.damage.len()).sum::<usize>();
-    match damage {
+    let damage = |bucket: &BucketReport| (bucket.damage.len() + bucket.bad_indexes.len()) as u64;
+    match sum(report, damage) {
         0 => println!("sound: {} events", sum(report, |b| b.events)),
-        n => println!("{n} damaged places: see docs/DURABILITY.md for what to do"),
+        n => println!("{n} damaged places: `actadb repair` tells what can be done"),
     }
 }

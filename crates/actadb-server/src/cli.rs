@@ -10,6 +10,7 @@ use crate::check::CheckArgs;
 use crate::dump::DumpArgs;
 use crate::import::ImportArgs;
 use crate::ping::PingArgs;
+use crate::repair::RepairArgs;
 use crate::settings_load::{Flags, Loaded, load, show};
 
 /// An event store that any Redis client can write, read and follow.
@@ -50,6 +51,8 @@ enum Command {
     Ping(PingArgs),
     /// Check every frame, record and index of a stopped database
     Check(CheckArgs),
+    /// Mend a stopped database; tells what damage costs before it gives anything up
+    Repair(RepairArgs),
     /// Print the frames and events of a stopped database
     Dump(DumpArgs),
     /// Append events from JSON lines; running it again doubles nothing
@@ -100,6 +103,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         },
         Some(Command::Ping(args)) => crate::ping::run(args).await,
         Some(Command::Check(args)) => crate::check::run(&args),
+        Some(Command::Repair(args)) => crate::repair::run(&args),
         Some(Command::Dump(args)) => crate::dump::run(&args),
         Some(Command::Import(args)) => crate::import::run(args).await,
         Some(Command::Bench(args)) => crate::bench::run(args).await,

@@ -71,8 +71,8 @@ fn show(
             let (number, bytes) = (segment.number, segment.bytes);
             writeln!(out, "bucket {bucket} segment {number} ends at {bytes}")
         }
-        Dumped::Step(Step::SegmentEnd { .. }) => Ok(()),
-        Dumped::Step(Step::Bad { damage, torn }) => {
+        Dumped::Step(Step::SegmentEnd { .. } | Step::Rotten { .. }) => Ok(()),
+        Dumped::Step(Step::Bad { damage, torn, .. }) => {
             let word = if *torn { "torn tail" } else { "DAMAGE" };
             if as_json {
                 let line = json!({"bucket": bucket.0, "bad": word, "what": damage.to_string()});
@@ -100,6 +100,14 @@ fn show(
                 }
             }
             Ok(())
+        }
+        Dumped::Record(at, Ok(Record::Other(kind))) if as_json => {
+            writeln!(out, "{}", json!({"bucket": bucket.0, "record_at": at, "unknown_kind": kind}))
+        }
+        Dumped::Record(at, Err(bad)) if as_json => {
+            let what = bad.to_string();
+            let line = json!({"bucket": bucket.0, "record_at": at, "bad": "DAMAGE", "what": what});
+            writeln!(out, "{line}")
         }
         Dumped::Record(at, Ok(Record::Other(kind))) => {
             writeln!(out, "  record at {at} of unknown kind {kind}")

@@ -121,7 +121,8 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
                 let state = bucket.closed.as_ref().map_or("open", |reason| reason.label());
                 let value = format!(
                     "state={state},events={},bytes={},commits={},open_segments={},\
-                     sealed_segments={},permit_bytes_in_use={},held={},parked={},no_room={}",
+                     sealed_segments={},permit_bytes_in_use={},held={},parked={},no_room={},\
+                     damaged_places={}",
                     bucket.events,
                     bucket.bytes,
                     bucket.entries,
@@ -130,7 +131,8 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
                     bucket.permits_in_use,
                     bucket.held,
                     bucket.parked,
-                    u8::from(bucket.no_room)
+                    u8::from(bucket.no_room),
+                    bucket.damaged.len()
                 );
                 (format!("bucket{}", bucket.bucket), value)
             })

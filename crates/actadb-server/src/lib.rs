@@ -16,6 +16,7 @@ pub mod info;
 pub mod metrics;
 pub mod ping;
 pub mod registry;
+pub mod repair;
 pub mod serve;
 pub mod server;
 pub mod session;

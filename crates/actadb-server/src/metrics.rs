@@ -111,6 +111,15 @@ impl Gatherer {
         let status = self.0.database.status();
         counter(encoder, "reads", "Reads answered", one(status.reads))?;
         counter(encoder, "events_read", "Events in the answers of reads", one(status.read_events))?;
+        let scrub = &status.scrub;
+        let help = "Bytes of sealed segments and indexes read again by the scrub";
+        counter(encoder, "scrubbed_bytes", help, one(scrub.bytes))?;
+        let help = "Complete rounds of the scrub over all sealed segments";
+        counter(encoder, "scrub_rounds", help, one(scrub.rounds))?;
+        if let Some(ended) = scrub.last_round_unix_seconds {
+            let help = "When the last complete round of the scrub ended, since 1970";
+            gauge(encoder, "scrub_last_round_timestamp_seconds", help, number(ended as f64))?;
+        }
         if let Some(free) = status.free_bytes {
             let help = "Bytes that can still be allocated where the data lies";
             gauge(encoder, "disk_free_bytes", help, number(free as f64))?;
@@ -179,6 +188,12 @@ impl Gatherer {
             "no_room",
             "1 while the disk has no space for the bucket",
             values(|b| f64::from(u8::from(b.no_room))),
+        )?;
+        gauge(
+            encoder,
+            "damaged_places",
+            "Places of sealed segments and indexes that the scrub found damaged",
+            values(|b| b.damaged.len() as f64),
         )?;
         let closed = buckets.iter().filter_map(|bucket| {
             let reason = bucket.closed.as_ref()?.label().to_owned();

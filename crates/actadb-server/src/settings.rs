@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actadb::model::limits;
-use actadb::options::{BUCKETS_DEFAULT, Execution, FsyncMode, Options};
+use actadb::options::{
+    BUCKETS_DEFAULT, Execution, FsyncMode, Options, SCRUB_BYTES_PER_SECOND_DEFAULT,
+    SCRUB_INTERVAL_HOURS_DEFAULT,
+};
 use actadb_protocol::framer::Limits;
 use actadb_protocol::reply::Protocol;
 use serde::{Deserialize, Serialize};
@@ -37,6 +40,8 @@ pub struct Settings {
     pub read: Read,
     /// Memory.
     pub cache: Cache,
+    /// Reading sealed segments again.
+    pub scrub: Scrub,
 }
 
 /// Sockets.
@@ -152,6 +157,16 @@ pub struct Cache {
     pub stream_heads: usize,
 }
 
+/// Reading sealed segments again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scrub {
+    /// How fast; 0 for never.
+    pub bytes_per_second: u64,
+    /// From the beginning of one round to the beginning of the next.
+    pub interval_hours: u64,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         let framer = Limits::default();
@@ -184,6 +199,10 @@ impl Default for Settings {
             fsync: Fsync { mode: FsyncWord::Always, interval_ms: 1000 },
             read: Read { threads: 4 },
             cache: Cache { stream_heads: 262_144 },
+            scrub: Scrub {
+                bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
+                interval_hours: SCRUB_INTERVAL_HOURS_DEFAULT,
+            },
         }
     }
 }
@@ -207,6 +226,8 @@ impl Settings {
             permit_bytes: self.append.permit_bytes,
             cached_heads: self.cache.stream_heads,
             read_threads: self.read.threads,
+            scrub_bytes_per_second: self.scrub.bytes_per_second,
+            scrub_interval: Duration::from_secs(self.scrub.interval_hours.saturating_mul(3600)),
             execution: Execution::Threads,
             ..Options::new(&self.dir)
         }

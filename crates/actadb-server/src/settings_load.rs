@@ -192,6 +192,7 @@ fn check(settings: &Settings, origins: &BTreeMap<String, Origin>) -> Result<(), 
         ("append.max_transaction_bytes", settings.append.max_transaction_bytes, 1024),
         ("fsync.interval_ms", settings.fsync.interval_ms, 1),
         ("read.threads", settings.read.threads as u64, 1),
+        ("scrub.interval_hours", settings.scrub.interval_hours, 1),
     ];
     if let Some((key, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
         return bad(key, format!("must be at least {least}, got {value}"));

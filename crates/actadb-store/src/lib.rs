@@ -7,7 +7,8 @@
 //! - [`reader::Reader`] is cloneable and blocking; it answers from the tail, the indexes and the
 //!   segment files, never above a watermark.
 //! - [`open`] puts the three together from a directory, [`meta`] knows whose directory it is, and
-//!   [`check`] walks a stopped store.
+//!   [`check`] walks a stopped store; [`repair`] mends it; [`scrub`] reads a running one again.
+//!   What is verified is in [`verify`], once for all of them.
 //!
 //! Nothing here knows versions' rules, replicas or threads.
 
@@ -16,13 +17,17 @@ pub mod error;
 pub mod facts;
 mod fetch;
 pub mod hashes;
+pub mod loss;
 pub mod meta;
 pub mod open;
 pub mod publisher;
 pub mod reader;
 pub mod record;
+pub mod repair;
+pub mod scrub;
 pub mod segments;
 pub mod tail;
 mod varint;
+pub mod verify;
 pub mod walk;
 pub mod writer;

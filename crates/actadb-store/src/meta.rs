@@ -191,6 +191,19 @@ fn holds_segments(disk: &dyn Disk, root: &Path) -> Result<bool, LogError> {
     Ok(false)
 }
 
+/// The slots of a bucket that has no entries.
+pub(crate) fn first_slots(database: Uuid, bucket: BucketId) -> SlotState {
+    SlotState {
+        term: 1,
+        vote: SINGLE_REPLICA,
+        synced_index: 0,
+        voters: vec![SINGLE_REPLICA],
+        replica_id: SINGLE_REPLICA,
+        storage_id: Uuid::new_v5(&database, &bucket.0.to_le_bytes()),
+        boot_counter: 0,
+    }
+}
+
 /// Makes a bucket's directory with its slots; what a crash left of an earlier attempt is replaced.
 fn create_bucket(
     disk: &dyn Disk,
@@ -200,15 +213,7 @@ fn create_bucket(
 ) -> Result<(), LogError> {
     let dir = bucket_dir(root, bucket);
     disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
-    let state = SlotState {
-        term: 1,
-        vote: SINGLE_REPLICA,
-        synced_index: 0,
-        voters: vec![SINGLE_REPLICA],
-        replica_id: SINGLE_REPLICA,
-        storage_id: Uuid::new_v5(&database, &bucket.0.to_le_bytes()),
-        boot_counter: 0,
-    };
+    let state = first_slots(database, bucket);
     Slots::create(disk, &dir, LogIdentity { database, bucket }, state).map(|_| ())
 }
 

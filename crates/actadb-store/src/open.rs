@@ -13,11 +13,10 @@ use actadb_disk::disk::Disk;
 use actadb_index::error::IndexError;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::{Damage, LogError};
-use actadb_log::format::{FRAME_HEADER_BYTES, LogIdentity};
+use actadb_log::format::LogIdentity;
 use actadb_log::recover::{Recovery, TornTail};
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::{FullSegment, LogSettings};
-use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::BucketId;
 use actadb_model::limits::TAIL_BYTES;
 use arc_swap::ArcSwap;
@@ -27,6 +26,7 @@ use crate::meta::Directory;
 use crate::publisher::{Publisher, SealTask};
 use crate::segments::Shared;
 use crate::tail::Tail;
+use crate::walk::entry_of;
 use crate::writer::BucketWriter;
 
 /// A bucket, open.
@@ -84,14 +84,8 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
         remove_index(&settings, number, recovery.is_last())?;
         let last = recovery.is_last();
         let full = recovery.scan::<OpenError>(|segment, frame| {
-            let entry = Entry {
-                term: frame.header.term,
-                index: frame.header.index,
-                kind: frame.header.kind,
-                body: frame.body,
-            };
-            let offset = frame.offset as u32 + FRAME_HEADER_BYTES as u32;
-            publisher.publish(&entry, Place { segment, offset })?;
+            let (entry, body) = entry_of(segment, frame);
+            publisher.publish(&entry, body)?;
             Ok(())
         })?;
         if !last && let Some(task) = publisher.seal_rebuilt(full) {
@@ -142,7 +136,7 @@ fn open_slots(settings: &LogSettings) -> Result<Slots, OpenError> {
     })
 }
 
-fn index_path(settings: &LogSettings, number: u64) -> PathBuf {
+pub(crate) fn index_path(settings: &LogSettings, number: u64) -> PathBuf {
     settings.segment_path(number).with_extension("index")
 }
 

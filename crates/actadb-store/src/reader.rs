@@ -92,6 +92,10 @@ impl Reader {
         Self { shared }
     }
 
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// The sequence behind the last committed one of a partition.
     #[must_use]
     pub fn next_sequence(&self, partition: PartitionId) -> u64 {

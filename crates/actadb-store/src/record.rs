@@ -326,7 +326,8 @@ fn text_span(cursor: &mut Cursor<'_>, length: usize) -> Option<std::ops::Range<u
     Some(start..u32::try_from(cursor.position()).ok()?)
 }
 
-/// The records of an entry, each with its byte in the body. Ends with the first bad one.
+/// The records of an entry, each with its byte in the body. Goes on behind a bad one if the length
+/// it tells is possible.
 pub fn records(
     identity: LogIdentity,
     entry: &Entry,
@@ -361,6 +362,7 @@ fn records_with(
         let decoded = decode_with(identity, &rest, default_key);
         at = match (&decoded, length(&rest)) {
             (Ok(_), Some(length)) => at + length,
+            (Err(_), Some(length)) if (FIXED_BYTES..rest.len()).contains(&length) => at + length,
             _ => body.len(),
         };
         Some((start as u32, decoded))

@@ -274,7 +274,7 @@ fn the_store_answers_what_the_model_answers_through_crashes() {
         }
         let directory = host.directory.as_ref().expect("open");
         let report = check_bucket(directory, BUCKET).expect("checks");
-        assert!(report.damage.is_empty(), "{:?}", report.damage);
+        assert!(report.is_sound(), "{report:?}");
         let events: usize = PARTITIONS.iter().map(|p| host.model.events(*p).len()).sum();
         assert_eq!(report.events, events as u64);
         assert_eq!(report.frames, host.model.entries.len() as u64);
@@ -320,8 +320,8 @@ fn a_lost_or_rotten_index_is_rebuilt_and_never_taken_for_absence() {
     let mut ids = host.model.entries.iter().flatten().flat_map(|t| &t.events).map(|e| e.id);
     assert!(ids.any(|id| host.reader().get(id).is_err()), "some id lies in the rotten block");
     let report = check_bucket(host.directory.as_ref().expect("open"), BUCKET).expect("checks");
-    assert_eq!(report.damage.len(), 1);
-    assert_eq!(report.damage[0].file, indexes[0]);
+    assert_eq!(report.bad_indexes.len(), 1);
+    assert_eq!(report.bad_indexes[0].file, indexes[0]);
     assert!(host.reader().get(id).is_ok() || host.reader().get(id).is_err());
 }
 

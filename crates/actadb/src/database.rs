@@ -29,6 +29,8 @@ use crate::executor::Executor;
 use crate::options::Options;
 use crate::partition_actor::PartitionActor;
 use crate::reads::{ReadPartition, ReadStream};
+use crate::scrub_actor::start_scrub;
+use crate::scrub_board::ScrubBoard;
 use crate::segment_writer_actor::{SegmentWriterActor, Stop};
 use crate::status::{BucketBoard, Status};
 use crate::supervisor::{NodeSupervisor, StartBucket, StartPartition, StartWriter};
@@ -53,6 +55,7 @@ pub(crate) struct Inner {
     /// By number of the partition; `None` where the bucket did not open.
     pub(crate) doors: Vec<Option<PartitionDoor>>,
     supervisor: ActorRef<NodeSupervisor>,
+    scrub: Arc<ScrubBoard>,
     stopping: AtomicBool,
     reads: AtomicU64,
     read_events: AtomicU64,
@@ -297,7 +300,8 @@ impl Database {
             let parts = bucket.parts.as_ref();
             let segments = parts.map_or((0, 0), |parts| parts.reader.segment_counts());
             let free = parts.map_or(permit_bytes, |p| p.permits.available_permits() as u64);
-            bucket.board.status(now_ns, segments, permit_bytes.saturating_sub(free))
+            let damaged = self.inner.scrub.damaged(bucket.board.bucket);
+            bucket.board.status(now_ns, segments, permit_bytes.saturating_sub(free), damaged)
         });
         Status {
             database: self.id(),
@@ -306,6 +310,7 @@ impl Database {
             free_bytes: self.inner.directory.disk().free_bytes(self.inner.directory.root()).ok(),
             reads: self.inner.reads.load(Ordering::Relaxed),
             read_events: self.inner.read_events.load(Ordering::Relaxed),
+            scrub: self.inner.scrub.status(),
         }
     }
 
@@ -452,6 +457,7 @@ impl Starter {
             };
             buckets.push(BucketHandle { board, parts });
         }
+        let scrub = start_scrub(&self.options, &self.executor, &self.supervisor, readers).await;
         let inner = Inner {
             meta: self.meta,
             options: self.options,
@@ -461,6 +467,7 @@ impl Starter {
             buckets,
             doors,
             supervisor: self.supervisor,
+            scrub,
             stopping: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             read_events: AtomicU64::new(0),

@@ -41,6 +41,8 @@ pub mod metrics;
 pub mod options;
 mod partition_actor;
 pub mod reads;
+mod scrub_actor;
+mod scrub_board;
 mod segment_writer_actor;
 pub mod status;
 mod supervisor;

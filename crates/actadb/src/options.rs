@@ -15,6 +15,13 @@ use crate::error::OpenError;
 /// Default of `bucket.count`, chosen by measurement: see `docs/BENCHMARKS.md`.
 pub const BUCKETS_DEFAULT: u16 = 1;
 
+/// Default of `scrub.bytes_per_second`: little beside what a disk gives, and a terabyte in three
+/// days.
+pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 4 << 20;
+
+/// Default of `scrub.interval_hours`: a week.
+pub const SCRUB_INTERVAL_HOURS_DEFAULT: u64 = 168;
+
 /// How to open a database. Plain values: nothing is opened before
 /// [`Database::open_with`](crate::database::Database::open_with).
 #[derive(Clone, Debug)]
@@ -42,6 +49,11 @@ pub struct Options {
     pub cached_heads: usize,
     /// Threads that read.
     pub read_threads: usize,
+    /// How fast sealed segments are read again to find rot, in bytes per second; 0 for never.
+    pub scrub_bytes_per_second: u64,
+    /// From the beginning of one such round to the beginning of the next; the first one begins
+    /// at the start.
+    pub scrub_interval: Duration,
     /// Where jobs run.
     pub execution: Execution,
     /// The device.
@@ -72,6 +84,8 @@ impl Options {
             permit_bytes: limits::PERMIT_BYTES_DEFAULT,
             cached_heads: 262_144,
             read_threads: 4,
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
+            scrub_interval: Duration::from_secs(SCRUB_INTERVAL_HOURS_DEFAULT * 3600),
             execution: Execution::Threads,
             disk: Arc::new(OsDisk),
         }

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use actadb_bucket::writer_side::Totals;
+use actadb_log::error::Damage;
 use actadb_model::ids::{BucketId, PartitionId, Partitioning};
 use actadb_model::outcome::ClosedReason;
 use actadb_partition::core::Stats as PartitionStats;
@@ -10,6 +11,7 @@ use actadb_replica::core::Stats as ReplicaStats;
 use uuid::Uuid;
 
 use crate::metrics::{ENTRY_EVENTS, Histogram, HistogramValue, SYNC_SECONDS};
+pub use crate::scrub_board::ScrubStatus;
 
 /// A database at one moment.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct Status {
     pub reads: u64,
     /// See `reads`.
     pub read_events: u64,
+    /// The scrub of sealed segments.
+    pub scrub: ScrubStatus,
 }
 
 impl Status {
@@ -45,6 +49,9 @@ impl Status {
                 words.push(format!("bucket {number} takes no appends: {reason}"));
             } else if bucket.no_room {
                 words.push(format!("bucket {number} finds no space on the disk"));
+            }
+            for damage in &bucket.damaged {
+                words.push(format!("bucket {number} is damaged: {damage}"));
             }
         }
         words
@@ -86,6 +93,8 @@ pub struct BucketStatus {
     pub parked: usize,
     /// Stream heads in memory.
     pub heads: usize,
+    /// Places of sealed segments and their indexes that the scrub found damaged.
+    pub damaged: Vec<Damage>,
     /// Times of syncs, in seconds.
     pub sync_seconds: HistogramValue,
     /// Events per entry.
@@ -174,6 +183,7 @@ impl BucketBoard {
         now_ns: u64,
         (open_segments, sealed_segments): (usize, usize),
         permits_in_use: u64,
+        damaged: Vec<Damage>,
     ) -> BucketStatus {
         let (totals, replica) = *lock(&self.writer);
         let partitions: Vec<PartitionStats> =
@@ -196,6 +206,7 @@ impl BucketBoard {
             oldest_held_ns: oldest.map_or(0, |oldest| now_ns.saturating_sub(oldest)),
             parked: partitions.iter().map(|stats| stats.parked).sum(),
             heads: partitions.iter().map(|stats| stats.heads).sum(),
+            damaged,
             sync_seconds: self.sync_seconds.value(),
             entry_events: self.entry_events.value(),
         }

@@ -12,13 +12,15 @@ use kameo::prelude::*;
 use kameo::supervision::RestartPolicy;
 
 use crate::partition_actor::PartitionActor;
+use crate::scrub_actor::ScrubActor;
 use crate::segment_writer_actor::{Close, SegmentWriterActor};
 use crate::status::BucketBoard;
 
-/// Watches the bucket supervisors.
+/// Watches the bucket supervisors and the scrub.
 #[derive(Debug, Default)]
 pub(crate) struct NodeSupervisor {
     buckets: HashMap<ActorId, (ActorRef<BucketSupervisor>, Arc<BucketBoard>)>,
+    scrub: Option<ActorId>,
 }
 
 /// Watches one bucket's writer and partitions.
@@ -32,6 +34,10 @@ pub(crate) struct BucketSupervisor {
 /// Start a bucket's supervisor.
 #[derive(Debug)]
 pub(crate) struct StartBucket(pub(crate) Arc<BucketBoard>);
+
+/// Start the scrub of all buckets.
+#[derive(Debug)]
+pub(crate) struct StartScrub(pub(crate) Box<ScrubActor>);
 
 /// Start the bucket's writer.
 #[derive(Debug)]
@@ -88,6 +94,11 @@ impl Actor for NodeSupervisor {
         {
             board.close(&ClosedReason::Panicked(format!("the bucket's supervisor: {how}")));
         }
+        if self.scrub == Some(id)
+            && let Some(how) = how(&reason)
+        {
+            tracing::error!(how, "the scrub has ended: rot is found by reads only");
+        }
         Ok(ControlFlow::Continue(()))
     }
 }
@@ -104,6 +115,14 @@ impl Message<StartBucket> for NodeSupervisor {
         let bucket = supervise(context.actor_ref(), child, 64).await;
         self.buckets.insert(bucket.id(), (bucket.clone(), board));
         bucket
+    }
+}
+
+impl Message<StartScrub> for NodeSupervisor {
+    type Reply = ();
+
+    async fn handle(&mut self, StartScrub(child): StartScrub, context: &mut Context<Self, ()>) {
+        self.scrub = Some(supervise(context.actor_ref(), *child, 1).await.id());
     }
 }
 

@@ -1,20 +1,25 @@
-//! Looking at a stopped database: check and dump. Both take the directory's lock and change
-//! nothing.
+//! Looking at a stopped database, and mending it. All take the directory's lock; only a
+//! [repair](Repair::mend) changes anything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actadb_disk::os::OsDisk;
 pub use actadb_log::error::Damage;
+use actadb_log::error::LogError;
 use actadb_log::slots::Slots;
 use actadb_model::ids::BucketId;
 pub use actadb_store::check::BucketReport;
 use actadb_store::check::check_bucket;
 pub use actadb_store::error::OpenError;
+pub use actadb_store::loss::{Keep, Loss, LostSequences};
 use actadb_store::meta::Directory;
 pub use actadb_store::meta::Meta;
 use actadb_store::record::records;
 pub use actadb_store::record::{BadRecord, Record, Transaction};
+pub use actadb_store::repair::Mended;
+use actadb_store::repair::repair_bucket;
 pub use actadb_store::walk::Step;
 use actadb_store::walk::walk;
 
@@ -32,20 +37,116 @@ pub struct Report {
 /// # Errors
 /// When it cannot be opened: missing, in use, of a newer format. Damage is in the report.
 pub fn check(dir: &Path) -> Result<Report, OpenError> {
-    let directory = Directory::open_existing(Arc::new(OsDisk), dir)?;
+    check_all(&Directory::open_existing(Arc::new(OsDisk), dir)?)
+}
+
+fn check_all(directory: &Directory) -> Result<Report, OpenError> {
     let meta = *directory.meta();
     let mut buckets = Vec::new();
     for bucket in meta.partitioning.all_buckets() {
-        buckets.push((bucket, check_bucket(&directory, bucket)?));
+        buckets.push((bucket, check_bucket(directory, bucket)?));
     }
     Ok(Report { meta, buckets })
+}
+
+/// A stopped database that was checked and can be mended; locked as long as this lives.
+#[derive(Debug)]
+pub struct Repair {
+    directory: Directory,
+    report: Report,
+}
+
+/// What a repair did.
+#[derive(Debug)]
+pub struct Repaired {
+    /// One per thing done, in order.
+    pub done: Vec<(BucketId, Mended)>,
+    /// Where files were set aside, if any were.
+    pub aside: Option<PathBuf>,
+    /// A check after it.
+    pub report: Report,
+}
+
+impl Repair {
+    /// Checks everything; changes nothing.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub fn survey(dir: &Path) -> Result<Self, OpenError> {
+        let directory = Directory::open_existing(Arc::new(OsDisk), dir)?;
+        let report = check_all(&directory)?;
+        Ok(Self { directory, report })
+    }
+
+    /// What is wrong, and what mending it costs.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Whether mending it costs anything that was acknowledged.
+    #[must_use]
+    pub fn costs(&self) -> bool {
+        self.report.buckets.iter().any(|(_, bucket)| bucket.loss.is_some())
+    }
+
+    /// Mends everything, giving up what the report says, and checks it again. What is given up
+    /// is kept in `damaged-<time>` in the database's directory.
+    ///
+    /// # Errors
+    /// What the device says. A repair that was stopped can be run again.
+    pub fn mend(self) -> Result<Repaired, OpenError> {
+        let aside = self.aside()?;
+        let mut done = Vec::new();
+        for (bucket, report) in &self.report.buckets {
+            let mended = repair_bucket(&self.directory, *bucket, report, &aside)?;
+            done.extend(mended.into_iter().map(|mended| (*bucket, mended)));
+        }
+        let aside = self.costs().then_some(aside);
+        Ok(Repaired { done, aside, report: check_all(&self.directory)? })
+    }
+
+    /// A directory that no earlier repair has used.
+    fn aside(&self) -> Result<PathBuf, OpenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = format!("damaged-{}", utc(now));
+        let (disk, root) = (self.directory.disk(), self.directory.root());
+        let mut path = root.join(&name);
+        for n in 2.. {
+            if !disk.exists(&path).map_err(LogError::io("look for", &path))? {
+                break;
+            }
+            path = root.join(format!("{name}-{n}"));
+        }
+        Ok(path)
+    }
+}
+
+/// Seconds since 1970 as `20261120T214203Z`.
+fn utc(seconds: u64) -> String {
+    let (mut day, second) = (seconds / 86_400, seconds % 86_400);
+    let leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
+    let (mut year, mut month) = (1970, 1);
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    for days in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < days {
+            break;
+        }
+        day -= days;
+        month += 1;
+    }
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}{month:02}{:02}T{hour:02}{minute:02}{:02}Z", day + 1, second % 60)
 }
 
 /// One thing a dump comes to.
 pub enum Dumped<'a> {
     /// A frame, the end of a segment, or damage.
     Step(&'a Step<'a>),
-    /// A record of the frame shown last, with its byte in the segment.
+    /// A record of the frame shown last, good or rotten, with its byte in the segment.
     Record(u32, &'a Result<Record, BadRecord>),
 }
 
@@ -67,7 +168,7 @@ pub fn dump(
         let synced_index = slots.ok().flatten().map_or(0, |slots| slots.state().synced_index);
         walk(&settings, synced_index, &mut |step| {
             show(bucket, Dumped::Step(&step));
-            if let Step::Frame { entry, body } = &step {
+            if let Step::Frame { entry, body } | Step::Rotten { entry, body } = &step {
                 for (at, record) in records(settings.identity, entry) {
                     show(bucket, Dumped::Record(body.offset + at, &record));
                 }
@@ -75,4 +176,22 @@ pub fn dump(
         })?;
     }
     Ok(meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_as_a_calendar_does() {
+        for (seconds, wanted) in [
+            (0, "19700101T000000Z"),
+            (951_782_399, "20000228T235959Z"),
+            (951_868_799, "20000229T235959Z"),
+            (1_735_689_599, "20241231T235959Z"),
+            (1_795_211_000, "20261120T214320Z"),
+        ] {
+            assert_eq!(utc(seconds), wanted);
+        }
+    }
 }

@@ -272,7 +272,7 @@ impl ServerProcess {
             if let Some(id) = self.find_thread(name)? {
                 return Ok(id);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         Err(format!("the server has no thread {name}"))
     }

@@ -204,6 +204,9 @@ async fn a_panic_inside_is_answered_named_by_health_and_spreads_nowhere() {
         "actadb_held_answers",
         "actadb_permit_bytes_in_use",
         "actadb_connections",
+        "actadb_damaged_places{bucket=\"0\"} 0",
+        "actadb_scrubbed_bytes_total",
+        "actadb_scrub_rounds_total",
     ] {
         assert!(metrics.contains(name), "{name} is missing in {metrics}");
     }

@@ -86,3 +86,66 @@ async fn check_and_dump_tell_what_is_there_and_what_is_damaged() {
     assert_eq!(exit, 1);
     assert!(stderr.contains("127.0.0.1:1"), "{stderr}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_tells_what_would_be_lost_and_gives_it_up_only_when_told() {
+    let dir = tempfile::tempdir().expect("dir");
+    let data = dir.path().join("data");
+    some_events(&data).await;
+    let path = data.to_str().expect("a path");
+    let (exit, stdout, _) = actadb(&["repair", "--dir", path]);
+    assert_eq!(exit, 0, "{stdout}");
+    assert!(stdout.contains("sound: 20 events; there was nothing to mend"), "{stdout}");
+
+    // The second frame of bucket 0 begins where the first one ends.
+    let segment = data.join("bucket-000/000000000001.segment");
+    let mut bytes = std::fs::read(&segment).expect("read");
+    let body = u32::from_le_bytes(bytes[4104..4108].try_into().expect("four")) as usize;
+    let second = 4096 + (40 + body).next_multiple_of(8);
+    bytes[second + 45] ^= 1;
+    std::fs::write(&segment, &bytes).expect("written");
+    let (exit, stdout, _) = actadb(&["repair", "--dir", path]);
+    assert_eq!(exit, 1, "{stdout}");
+    for words in [
+        format!("000000000001.segment at byte {second}: not a frame, entry 2 expected"),
+        "must end before the damage: with entry 1".to_owned(),
+        "LOSES entries 2 to ".to_owned(),
+        "LOSES partition ".to_owned(),
+        "can still be read: `actadb dump".to_owned(),
+        "nothing was changed".to_owned(),
+    ] {
+        assert!(stdout.contains(&words), "{words}: {stdout}");
+    }
+    assert_eq!(std::fs::read(&segment).expect("read"), bytes);
+    let (exit, stdout, _) = actadb(&["repair", "--dir", path, "--json"]);
+    assert_eq!(exit, 1, "{stdout}");
+    let plan: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(plan["changed"], false);
+    assert_eq!(plan["buckets"][0]["loss"]["entries"]["from"], 2);
+
+    let (exit, stdout, _) = actadb(&["repair", "--dir", path, "--json", "--accept-data-loss"]);
+    assert_eq!(exit, 0, "{stdout}");
+    let done: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(done["sound"], true);
+    let kept = Path::new(done["kept_in"].as_str().expect("told"));
+    let original = kept.join("bucket-000/000000000001.segment");
+    assert_eq!(std::fs::read(original).expect("kept"), bytes);
+    let (exit, stdout, _) = actadb(&["check", "--dir", path]);
+    assert_eq!(exit, 0, "{stdout}");
+    assert!(stdout.contains("1 frames, 1 records, 1 events") && stdout.contains("sound: 14"));
+
+    // It serves and goes on; a database in use is left alone.
+    let server = Process::start(&data);
+    let mut connection = connect_to(&format!("redis://{}/", server.address)).await;
+    for n in 0..3 {
+        let mut append = redis::cmd("EAPPEND");
+        append.arg(format!("s{n}")).arg("Happened").arg("PAYLOAD").arg(n);
+        let _: Value = append.query_async(&mut connection).await.expect("appends");
+    }
+    let (exit, _, stderr) = actadb(&["repair", "--dir", path]);
+    assert_eq!(exit, 2);
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+    assert!(server.terminate());
+    let (_, stdout, _) = actadb(&["check", "--dir", path]);
+    assert!(stdout.contains("sound: 17 events"), "{stdout}");
+}
