@@ -215,3 +215,41 @@ fn each_kind_of_difference_is_found_and_named() {
         assert!(what.contains(name) && what.contains("not those"), "{what}");
     }
 }
+
+/// A rename makes an index whole or absent; this is what is left when the device does not keep to
+/// that: the file ends early, or its end reads as zeros.
+#[test]
+fn torn_write_at_every_byte_of_an_index_is_an_error_and_never_an_answer() {
+    let mut open = OpenIndex::default();
+    for n in 0..400_u64 {
+        open.push_lane(0, n, 1 + n as u32);
+        open.add_posting(n << 40, 0, 0, 1 + n as u32);
+        open.add_key(n << 40, 1 + n as u32);
+    }
+    let disk = SimDisk::new();
+    let path = Path::new("/b/1.index");
+    seal(&disk, &open);
+    let whole = disk.contents(path).expect("there");
+    let mut refused = 0;
+    for end in 0..whole.len() {
+        disk.damage(path, |bytes| bytes.truncate(end));
+        let cut = SealedIndex::open(&disk, path, described().database, 1, 7);
+        assert!(cut.is_err(), "cut to {end} bytes");
+        disk.damage(path, |bytes| bytes.resize(whole.len(), 0));
+        // Zeros where zeros were are no damage.
+        let harmless = whole[end..].iter().all(|byte| *byte == 0);
+        match SealedIndex::open(&disk, path, described().database, 1, 7) {
+            Ok(index) => {
+                assert_eq!(audited(&index).is_ok(), harmless, "zeros from byte {end} on");
+                for n in (0..400_u64).step_by(97) {
+                    if let Ok(found) = index.key_places(n << 40) {
+                        assert_eq!(found.to_vec(), vec![1 + n as u32], "zeros from {end} on");
+                    }
+                }
+            }
+            Err(_) => refused += 1,
+        }
+        disk.damage(path, |bytes| bytes.clone_from(&whole));
+    }
+    assert!(refused > 4096, "its first block was never torn");
+}
