@@ -29,8 +29,15 @@ pub enum Fault {
     ClockJump(i64),
 }
 
-/// Draws a fault.
-pub fn draw(dice: &mut SplitMix64) -> Fault {
+/// Draws a fault; `tight`: mostly about space.
+pub fn draw(dice: &mut SplitMix64, tight: bool) -> Fault {
+    if tight && !dice.one_in(4) {
+        return match dice.below(4) {
+            0 => Fault::FailWrite(dice.below(4)),
+            1 => Fault::Space,
+            _ => Fault::Full(dice.below(20_000)),
+        };
+    }
     match dice.below(20) {
         0..3 => Fault::ProcessCrash,
         3..6 => Fault::PowerLoss,

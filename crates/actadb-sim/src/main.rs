@@ -37,6 +37,9 @@ struct Args {
     /// Put each known mistake back and see that it is caught
     #[arg(long)]
     mistakes: bool,
+    /// Put this one back and count the worlds that catch it, of --seeds
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seed", "minutes", "mistakes"])]
+    mistake: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,9 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     if args.mistakes {
         return mistakes();
+    }
+    if let Some(name) = &args.mistake {
+        return count(name, args.seeds.unwrap_or(HUNT_SEEDS), args.ops);
     }
     match (args.minutes, args.seeds) {
         (Some(minutes), _) => {
@@ -127,6 +133,19 @@ fn keep(violation: &Violation) {
         Ok(()) => println!("kept in {}", path.display()),
         Err(error) => println!("it could not be kept in {}: {error}", path.display()),
     }
+}
+
+/// How many worlds catch a mistake: what tells whether a change made the harness blinder.
+fn count(name: &str, seeds: u64, operations: u64) -> ExitCode {
+    let named = |mistake: &&Mistake| format!("{mistake:?}").eq_ignore_ascii_case(name);
+    let Some(mistake) = Mistake::ALL.iter().find(named) else {
+        eprintln!("no mistake '{name}' (there are {:?})", Mistake::ALL);
+        return ExitCode::from(2);
+    };
+    let caught = |seed: &u64| world(*seed, operations, Some(*mistake), Trace::Off).is_err();
+    let count = (0..seeds).filter(caught).count();
+    println!("{mistake:?} is caught by {count} of {seeds} worlds");
+    if count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn mistakes() -> ExitCode {

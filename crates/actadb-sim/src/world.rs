@@ -86,6 +86,10 @@ pub(crate) struct World {
     operations_max: u64,
     /// One fault in so many requests; 0 when the faults have ended.
     fault_one_in: u64,
+    /// Faults are mostly about space.
+    tight: bool,
+    /// How much slower than others some answers of the pool are.
+    pub(crate) pool_slowness: u64,
     payload_max: u64,
     think_ns: u64,
     crashes: u64,
@@ -120,8 +124,10 @@ impl World {
             _ => FsyncMode::Always,
         };
         let payload_max = [30, 400, 1500][dice.below(3) as usize];
-        let think_ns = [20_000, 300_000, 3_000_000, 30_000_000][dice.below(4) as usize];
+        let think_ns = [20_000, 300_000, 3_000_000, 30_000_000, 60_000_000][dice.below(5) as usize];
         let fault_one_in = [15, 40, 100][dice.below(3) as usize];
+        let tight = dice.one_in(4);
+        let pool_slowness = [1, 50, 500][dice.below(3) as usize];
         let mut world = Self {
             dice,
             schedule: Schedule::default(),
@@ -135,6 +141,8 @@ impl World {
             operations: 0,
             operations_max,
             fault_one_in,
+            tight,
+            pool_slowness,
             payload_max,
             think_ns,
             crashes: 0,
@@ -142,7 +150,8 @@ impl World {
         };
         world.note(format_args!(
             "seed {seed}: fsync {fsync:?}, payloads to {payload_max} bytes, a request every \
-             {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}"
+             {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}, tight \
+             {tight}, pool {pool_slowness} times slower"
         ));
         for host in &world.hosts {
             world.schedule.after(0, Event::Start(host.number));
@@ -244,7 +253,7 @@ impl World {
                 self.send(client, request);
                 if self.fault_one_in > 0 && self.dice.one_in(self.fault_one_in) {
                     let host = self.dice.below(self.hosts.len() as u64) as u8;
-                    let fault = faults::draw(&mut self.dice);
+                    let fault = faults::draw(&mut self.dice, self.tight);
                     self.fault(host, fault);
                 }
             }
