@@ -296,8 +296,14 @@ impl Recovery {
         assert!(self.last.is_some() || self.numbers.is_empty(), "the last segment was skipped");
         let LogSettings { disk, dir, .. } = &self.settings;
         if self.tip.index < self.synced_index && !made(Mistake::CutAtFirstBadChecksum) {
-            let path = segment_path(dir, self.numbers.len().max(1) as u64);
-            let offset = self.last.as_ref().map_or(0, |last| last.end);
+            let (path, offset) = match self.unused.iter().rev().find(|unused| unused.end > 0) {
+                // Its header is gone, or what it says; the log goes on in it.
+                Some(unused) => (unused.path.clone(), 0),
+                None => {
+                    let end = self.last.as_ref().map_or(0, |last| last.end);
+                    (segment_path(dir, self.numbers.len().max(1) as u64), end)
+                }
+            };
             let what = format!(
                 "the log ends with entry {}, the meta slot says that {} was synced",
                 self.tip.index, self.synced_index

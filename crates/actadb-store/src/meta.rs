@@ -113,7 +113,12 @@ impl Directory {
     /// See [`OpenError`].
     pub fn open_existing(disk: Arc<dyn Disk>, root: &Path) -> Result<Self, OpenError> {
         if !disk.exists(&meta_path(root)).map_err(LogError::io("look for", root))? {
-            return Err(OpenError::NotADatabase(root.display().to_string()));
+            let name = root.display().to_string();
+            let there = disk.exists(root).map_err(LogError::io("look for", root))?;
+            return Err(match there && holds_segments(&*disk, root)? {
+                true => OpenError::NoMeta(name),
+                false => OpenError::NotADatabase(name),
+            });
         }
         let lock = lock(&*disk, root)?;
         let meta = read(&*disk, root)?

@@ -46,9 +46,7 @@ fn slots(
     let name = Path::new(&dir(bucket)).join("slots");
     for slot in [0, BLOCK] {
         let place = (slot, layout::SLOT);
-        let mut case = flip(grounds, dice, bucket, &name, place, Expect::Served)?;
-        case.deviation = Some("neither check nor the log tells that one of the slots is bad");
-        cases.push(case);
+        cases.push(flip(grounds, dice, bucket, &name, place, Expect::Told)?);
     }
     let mut both = grounds.file(&name)?.clone();
     let at = dice.below(layout::SLOT);
@@ -86,12 +84,7 @@ fn segments(
     case.what += ", its index lost";
     cases.push(case);
 
-    let mut case = flip(grounds, dice, bucket, last, header, Expect::Refused)?;
-    if let Some(previous) = full.last() {
-        case.also.push(previous.display().to_string());
-        case.deviation = Some("the refusal names the segment before the one whose header is bad");
-    }
-    cases.push(case);
+    cases.push(flip(grounds, dice, bucket, last, header, Expect::Refused)?);
     let all = frames(grounds.file(last)?);
     // The slots of a stopped server prove all of the last segment.
     for frame in [all.first(), all.get(dice.below(all.len())), all.last()].into_iter().flatten() {
