@@ -80,8 +80,8 @@ fn bucket_files(
     let all = grounds.sound.keys().filter(|name| name.starts_with(&of));
     let changes = all.map(|name| (name.clone(), None)).collect();
     let what = format!("{of} missing");
-    let (expect, also, deviation) = (Expect::Refused, Vec::new(), None);
-    cases.push(Case { what, bucket, changes, expect, also, deviation });
+    let (expect, also) = (Expect::Refused, Vec::new());
+    cases.push(Case { what, bucket, changes, expect, also });
 
     let (names, ahead) = grounds.segments(bucket);
     let index = names[dice.below(names.len() - 1)].with_extension("index");
