@@ -63,8 +63,16 @@ pub fn check(data: &[u8]) {
             while !script.is_empty() {
                 // Mostly in the header and the lanes, which say where the rest is.
                 let at = usize::from(script.pair());
-                let at = if at % 2 == 0 { at / 2 % 256 } else { at % bytes.len() };
-                bytes[at] = script.byte();
+                let at = match at % 4 {
+                    0 => 80 + at / 4 % 24,
+                    1 => BLOCK_BYTES + at / 4 % 72,
+                    _ => at / 4 % bytes.len(),
+                };
+                if script.coin() {
+                    bytes[at] = script.byte();
+                } else if let Some(number) = bytes.get_mut(at & !7..(at & !7) + 8) {
+                    number.copy_from_slice(&script.number().to_le_bytes());
+                }
             }
             make_index(&mut bytes, false);
             any_bytes(&disk, bytes, &keys);
