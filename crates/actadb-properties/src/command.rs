@@ -250,7 +250,7 @@ fn scan(range: &ScanRange, words: &mut Vec<Bytes>) {
 }
 
 fn append(transaction: &Transaction, with_key: bool, words: &mut Vec<Bytes>) {
-    for event in transaction.events() {
+    for (n, event) in transaction.events().iter().enumerate() {
         words.extend([text(&event.stream), text(&event.name)]);
         if let Some(id) = event.id {
             words.extend(["EVENT_ID".into(), text(id)]);
@@ -264,8 +264,9 @@ fn append(transaction: &Transaction, with_key: bool, words: &mut Vec<Bytes>) {
         }
         words.extend(["PAYLOAD".into(), event.payload.clone()]);
         words.extend(["METADATA".into(), event.metadata.clone()]);
-    }
-    if transaction.is_durable() {
-        words.push("DURABLE".into());
+        // One of the events is enough; here it is the first.
+        if transaction.is_durable() && n == 0 {
+            words.push("DURABLE".into());
+        }
     }
 }

@@ -163,9 +163,19 @@ fn written(script: &mut Script<'_>) {
     let sent: Vec<_> = bodies.iter().map(|(kind, body, _)| (*kind, body.clone())).collect();
     assert_eq!(found, sent);
 
-    // Up to three bits of one frame: CRC-32C notices as many, wherever they are.
     let hit = script.below(bodies.len());
-    let (_, body, begin) = &bodies[hit];
+    let (kind, body, begin) = &bodies[hit];
+    if script.one_in(4) {
+        // A good frame of another chain, as an earlier life of the log may have left it.
+        let FrameHeader { term, index, previous_checksum, .. } = frames[hit].header;
+        let other = FrameHeader::new(seed, *kind, term, index, !previous_checksum, body);
+        bytes[*begin..begin + FRAME_HEADER_BYTES].copy_from_slice(&other.encode());
+        let (frames, end) = scan(&bytes, start);
+        assert_eq!(frames.len(), hit, "a frame of another chain was taken");
+        assert!(matches!(end, Found::Bad(_)), "{end:?}");
+        return;
+    }
+    // Up to three bits of one frame: CRC-32C notices as many, wherever they are.
     let covered = (FRAME_HEADER_BYTES + body.len()) * 8;
     let mut flipped: Vec<usize> =
         (0..script.below(3) + 1).map(|_| usize::from(script.pair()) % covered).collect();

@@ -149,6 +149,13 @@ fn written(script: &mut Script<'_>) {
     let good: Vec<_> = sent.iter().map(|(at, _, n)| (*at, Ok(Some(n.clone())))).collect();
     assert_eq!(read(body.clone()), good);
 
+    // A record ends where its last event ends, whatever its checksum says.
+    let mut longer = encode(identity(), &sent[0].2).to_vec();
+    longer.push(script.byte());
+    let flags = longer[9];
+    make_record(&mut longer, flags);
+    assert_eq!(decode(identity(), &Bytes::from(longer)).err(), Some(BadRecord::Malformed));
+
     let hit = script.below(count);
     let (at, length, _) = sent[hit];
     let start = at as usize;
