@@ -8,8 +8,12 @@ use std::sync::Arc;
 use actadb_disk::disk::Disk;
 use actadb_disk::sim::SimDisk;
 use actadb_log::error::LogError;
-use actadb_log::format::{BatchHead, SEGMENT_HEADER_BYTES, SegmentHeader};
+use actadb_log::format::{
+    BatchHead, FRAME_HEADER_BYTES, FrameHeader, FrameRead, SEGMENT_HEADER_BYTES, SegmentHeader,
+    frame_bytes,
+};
 use actadb_log::recover::{Recovered, Recovery};
+use actadb_log::scan::Tip;
 use actadb_log::segment::segment_path;
 use actadb_log::writer::{LogSettings, LogWriter};
 use actadb_model::dice::SplitMix64;
@@ -125,9 +129,10 @@ fn append(writer: &mut LogWriter, kind: EntryKind, body: &Bytes) -> Result<(), L
     writer.write(&entry).map(|_| ())
 }
 
-/// Files of any bytes, each with or without a header that belongs here.
+/// Files of any bytes, with headers and with frames that belong here, or not.
 fn any_files(disk: &SimDisk, script: &mut Script<'_>) {
     let files = script.below(3) + 1;
+    let mut tip = Tip::default();
     for number in 1..=files as u64 {
         let number = if script.one_in(32) { number + 1 } else { number };
         let mut bytes = Vec::new();
@@ -135,23 +140,27 @@ fn any_files(disk: &SimDisk, script: &mut Script<'_>) {
             let header = SegmentHeader {
                 identity: identity(),
                 number,
-                first_index: if number == 1 { 1 } else { script.number() },
-                previous_checksum: if number == 1 { 0 } else { script.number() as u32 },
+                first_index: if script.one_in(8) { script.number() } else { tip.index + 1 },
+                previous_checksum: tip.checksum,
             };
             bytes = header.encode();
         }
-        let (places, length) = (script.below(6), usize::from(script.pair()) % 1024);
+        let (places, length) = (script.below(6), usize::from(script.pair()) % 300);
+        let chained = script.coin();
         let places: Vec<usize> = (0..places).map(|_| script.below(128) * 8).collect();
+        // Frames may be longer than a segment should be.
+        let zeros = if script.one_in(4) { script.below(65_536) } else { 0 };
+        let cut = script.one_in(8).then(|| usize::from(script.pair()));
         let mut frames = script.bytes(length).to_vec();
-        for place in places {
-            make_frame(&mut frames, place);
-        }
-        if script.one_in(8) {
-            frames.resize(frames.len() + script.below(65_536), 0);
+        frames.resize(frames.len() + zeros, 0);
+        if chained {
+            tip = make_chain(&mut frames, places.len(), tip);
+        } else {
+            places.iter().for_each(|place| make_frame(&mut frames, *place));
         }
         bytes.extend(frames);
-        if script.one_in(8) {
-            bytes.truncate(usize::from(script.pair()) % (bytes.len() + 1));
+        if let Some(cut) = cut {
+            bytes.truncate(cut % (bytes.len() + 1));
         }
         let path = segment_path(dir(), number);
         if !disk.exists(&path).expect("no faults") {
@@ -160,6 +169,22 @@ fn any_files(disk: &SimDisk, script: &mut Script<'_>) {
         }
     }
     disk.sync_dir(dir()).expect("no faults");
+}
+
+/// Makes some frames that follow each other, of the length and kind that the bytes say.
+fn make_chain(frames: &mut [u8], count: usize, mut tip: Tip) -> Tip {
+    let mut at = 0;
+    for _ in 0..count {
+        let Some(head) = frames.get_mut(at..at + FRAME_HEADER_BYTES) else { break };
+        head[24..32].copy_from_slice(&(tip.index + 1).to_le_bytes());
+        head[32..36].copy_from_slice(&tip.checksum.to_le_bytes());
+        make_frame(frames, at);
+        let seed = identity().checksum_seed();
+        let FrameRead::Good(header) = FrameHeader::decode(seed, &frames[at..]) else { break };
+        tip = Tip { index: header.index, term: header.term, checksum: header.checksum };
+        at += frame_bytes(header.body_bytes.into()) as usize;
+    }
+    tip
 }
 
 /// Changes bytes of frames and makes their checksums good again, without mending the chain.
