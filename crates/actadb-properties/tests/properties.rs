@@ -125,7 +125,7 @@ fn frames_are_read_back_and_flipped_bits_noticed() {
 
 #[test]
 fn records_are_read_back_and_flipped_bits_noticed() {
-    hold("record", record::check, 3000, scripts(4, 300));
+    hold("record", record::check, 8000, scripts(4, 300));
 }
 
 #[test]
