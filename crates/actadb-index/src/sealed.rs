@@ -154,12 +154,19 @@ impl SealedIndex {
         while at < lanes.count {
             let block = index.block(lanes.block + (at / per_block::<RawLane>()) as u64)?;
             for raw in entries::<RawLane>(&block, lanes, at) {
-                index.lanes.push(SealedLane {
+                let lane = SealedLane {
                     lane: raw.lane.get(),
                     first: raw.first.get(),
                     count: raw.count.get(),
                     block: raw.block.get(),
-                });
+                };
+                // What is decided by these numbers must not rest on a checksum alone.
+                let behind_the_last = index.lanes.last().is_none_or(|last| last.lane < lane.lane);
+                let fits = lane.first.checked_add(lane.count.into()).is_some();
+                if !behind_the_last || !fits {
+                    return Err(damaged("its lanes make no sense"));
+                }
+                index.lanes.push(lane);
                 at += 1;
             }
         }

@@ -253,3 +253,37 @@ fn torn_write_at_every_byte_of_an_index_is_an_error_and_never_an_answer() {
     }
     assert!(refused > 4096, "its first block was never torn");
 }
+
+/// Changes a file and makes the checksums of its blocks good again.
+fn forge(disk: &SimDisk, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let Described { database, bucket, segment, .. } = described();
+    let seed = crc32c::crc32c(database.as_bytes());
+    let seed = crc32c::crc32c_append(seed, &bucket.to_le_bytes());
+    let seed = crc32c::crc32c_append(seed, &segment.to_le_bytes());
+    disk.damage(path, |bytes| {
+        change(bytes);
+        for (number, block) in bytes.chunks_mut(4096).enumerate() {
+            let seed = crc32c::crc32c_append(seed, &(number as u64).to_le_bytes());
+            let checksum = crc32c::crc32c_append(seed, &block[..4092]);
+            block[4092..].copy_from_slice(&checksum.to_le_bytes());
+        }
+    });
+}
+
+#[test]
+fn lanes_that_make_no_sense_are_refused_though_their_checksum_is_good() {
+    let path = Path::new("/b/1.index");
+    let mut open = OpenIndex::new([(0, 5), (1, 9)]);
+    open.push_lane(0, 5, 50);
+    let reopen = |disk: &SimDisk| SealedIndex::open(disk, path, described().database, 1, 7);
+
+    let disk = SimDisk::new();
+    seal(&disk, &open);
+    forge(&disk, path, |bytes| bytes[4096 + 8..4096 + 16].fill(0xff));
+    assert!(matches!(reopen(&disk), Err(IndexError::Damaged { .. })), "a sequence behind the last");
+
+    let disk = SimDisk::new();
+    seal(&disk, &open);
+    forge(&disk, path, |bytes| bytes[4096] = 1);
+    assert!(matches!(reopen(&disk), Err(IndexError::Damaged { .. })), "one lane twice");
+}

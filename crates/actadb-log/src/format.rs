@@ -190,6 +190,9 @@ pub struct FrameHeader {
     pub previous_checksum: u32,
     /// Seeded checksum of this header, and with it of all the rest: what the next frame chains to.
     pub checksum: u32,
+    /// Written as zero, and not looked at; kept, because the checksum covers it and recovery
+    /// writes the headers again that it has read.
+    zero: u16,
 }
 
 impl FrameHeader {
@@ -211,6 +214,7 @@ impl FrameHeader {
             index,
             previous_checksum,
             checksum: 0,
+            zero: 0,
         };
         header.checksum = crc32c::crc32c_append(seed, &header.raw().as_bytes()[..36]);
         header
@@ -221,7 +225,7 @@ impl FrameHeader {
             magic: FRAME_MAGIC,
             version: FORMAT_VERSION as u8,
             kind: self.kind as u8,
-            zero: 0.into(),
+            zero: self.zero.into(),
             body_bytes: self.body_bytes.into(),
             body_checksum: self.body_checksum.into(),
             term: self.term.into(),
@@ -260,6 +264,7 @@ impl FrameHeader {
             index: raw.index.get(),
             previous_checksum: raw.previous_checksum.get(),
             checksum: raw.checksum.get(),
+            zero: raw.zero.get(),
         })
     }
 
@@ -345,6 +350,19 @@ mod tests {
         assert!(!header.matches(seed, b"bodi"));
         let other = LogIdentity { bucket: BucketId(4), ..identity() };
         assert_eq!(FrameHeader::decode(other.checksum_seed(), &header.encode()), FrameRead::Bad);
+    }
+
+    #[test]
+    fn a_frame_header_that_was_read_is_written_as_the_same_bytes() {
+        let seed = identity().checksum_seed();
+        let mut raw = FrameHeader::new(seed, EntryKind::Batch, 1, 2, 3, b"body").raw();
+        // A later program may give a meaning to what this one ignores.
+        raw.zero = 0x0102.into();
+        raw.checksum = crc32c::crc32c_append(seed, &raw.as_bytes()[..36]).into();
+        let FrameRead::Good(header) = FrameHeader::decode(seed, raw.as_bytes()) else {
+            panic!("readers ignore what is written as zero")
+        };
+        assert_eq!(header.encode(), raw.as_bytes());
     }
 
     #[test]

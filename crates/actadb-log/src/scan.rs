@@ -117,7 +117,7 @@ impl Scanner {
             });
         };
         let (header, tip) = (&frame.header, self.tip);
-        if header.index != tip.index + 1 || header.term < tip.term {
+        if Some(header.index) != tip.index.checked_add(1) || header.term < tip.term {
             return Ok(Found::Bad("a frame out of order"));
         }
         if header.previous_checksum != tip.checksum {
@@ -260,5 +260,29 @@ impl Scanner {
         let start = (offset - self.chunk_offset) as usize;
         let end = (start + wanted).min(self.chunk.len());
         Ok(&self.chunk[start..end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actadb_disk::disk::Disk;
+    use actadb_disk::sim::SimDisk;
+    use actadb_model::entry::EntryKind;
+    use std::path::Path;
+
+    #[test]
+    fn nothing_follows_the_last_index_there_can_be() {
+        let file = SimDisk::new().create(Path::new("/1.segment")).expect("a new file");
+        let mut tip = Tip { index: u64::MAX - 1, ..Tip::default() };
+        for (offset, index) in [(SEGMENT_HEADER_BYTES, u64::MAX), (SEGMENT_HEADER_BYTES + 40, 0)] {
+            let header = FrameHeader::new(7, EntryKind::Noop, 0, index, tip.checksum, b"");
+            file.write_all_at(&header.encode(), offset).expect("no faults");
+            tip.checksum = header.checksum;
+        }
+        let before = Tip { index: u64::MAX - 1, ..Tip::default() };
+        let mut scanner = Scanner::new(file, 7, before).expect("no faults");
+        assert!(matches!(scanner.step().expect("no faults"), Found::Frame(_)));
+        assert!(matches!(scanner.step().expect("no faults"), Found::Bad(_)));
     }
 }

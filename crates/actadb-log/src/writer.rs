@@ -128,7 +128,8 @@ impl LogWriter {
     }
 
     fn rest_of(&self, segment: &OpenSegment) -> u64 {
-        body_room(self.settings.segment_bytes - segment.position)
+        // A segment may be longer than it should be, when another size was in force.
+        body_room(self.settings.segment_bytes.saturating_sub(segment.position))
     }
 
     /// Allocates, so that a body of this size fits.

@@ -349,3 +349,23 @@ fn rolling_is_a_function_of_the_log() {
     assert!(steady.len() > 3);
     assert_eq!(steady, contents(7));
 }
+
+#[test]
+fn a_segment_longer_than_it_should_be_is_left_for_the_next_one() {
+    let (disk, mut writer) = new_log();
+    let long = body(1, 0, 40_000);
+    writer.make_room(long.len() as u64).expect("room");
+    writer.write(&Entry { term: 1, index: 1, kind: EntryKind::Batch, body: long }).expect("write");
+    drop(writer);
+    // As after a restore under a meta file that says another size.
+    let smaller = LogSettings { segment_bytes: 16 << 10, ..settings(&disk) };
+    let mut recovery = Recovery::start(smaller, 0).expect("opens");
+    recovery.scan::<LogError>(|_, _| Ok(())).expect("a good segment");
+    let mut writer = recovery.finish().expect("opens").writer;
+    assert_eq!(writer.room().segment, 0);
+    let next = body(2, 1, 100);
+    writer.make_room(next.len() as u64).expect("room");
+    assert!(writer.room().fits(next.len() as u64));
+    let entry = Entry { term: 1, index: 2, kind: EntryKind::Batch, body: next };
+    assert_eq!(writer.write(&entry).expect("write").body.segment, 2);
+}
