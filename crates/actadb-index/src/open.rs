@@ -46,7 +46,8 @@ struct Chain {
 
 impl Chain {
     fn next(&self) -> u64 {
-        self.first + self.places.len() as u64
+        // Versions are the record's word: one at the very end must not stop the reader.
+        self.first.wrapping_add(self.places.len() as u64)
     }
 
     fn get(&self, version: u64) -> Option<u32> {
