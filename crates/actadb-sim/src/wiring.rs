@@ -55,8 +55,8 @@ impl World {
 
     /// To and from the pool, whose threads overtake each other, some by far.
     fn pool(&mut self, host: u8, part: Part, message: Message) {
-        let slow = if self.dice.one_in(6) { self.pool_slowness } else { 1 };
-        let delay = slow * delay_ns(&mut self.dice);
+        let slow = if self.dice.one_in(4) { self.pool_slowness } else { 0 };
+        let delay = delay_ns(&mut self.dice) + self.dice.below(slow * 1_000_000);
         let (to, life) = (End { host, part }, self.host(host).lives);
         self.schedule.after(delay, Event::Arrive { to, life, message });
     }

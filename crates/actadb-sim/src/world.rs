@@ -88,7 +88,7 @@ pub(crate) struct World {
     fault_one_in: u64,
     /// Faults are mostly about space.
     tight: bool,
-    /// How much slower than others some answers of the pool are.
+    /// How many milliseconds more some work of the pool takes.
     pub(crate) pool_slowness: u64,
     payload_max: u64,
     think_ns: u64,
@@ -127,7 +127,12 @@ impl World {
         let think_ns = [20_000, 300_000, 3_000_000, 30_000_000, 60_000_000][dice.below(5) as usize];
         let fault_one_in = [15, 40, 100][dice.below(3) as usize];
         let tight = dice.one_in(4);
-        let pool_slowness = [1, 50, 500][dice.below(3) as usize];
+        // What is short of space is tried again after a second: such a world must last, and look-ups
+        // that outlive a refusal are what it is for.
+        let (think_ns, pool_slowness) = match tight {
+            true => (30_000_000, 2_000),
+            false => (think_ns, [0, 2, 200][dice.below(3) as usize]),
+        };
         let mut world = Self {
             dice,
             schedule: Schedule::default(),
@@ -151,7 +156,7 @@ impl World {
         world.note(format_args!(
             "seed {seed}: fsync {fsync:?}, payloads to {payload_max} bytes, a request every \
              {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}, tight \
-             {tight}, pool {pool_slowness} times slower"
+             {tight}, pool slower by {pool_slowness} ms"
         ));
         for host in &world.hosts {
             world.schedule.after(0, Event::Start(host.number));
@@ -344,7 +349,8 @@ impl World {
         }
         if matches!(fault, Fault::Full(_)) {
             // Somebody frees space, sooner or later: appends may wait for it without an answer.
-            let later = self.dice.below(100 * self.think_ns);
+            let patience = if self.tight { 10 } else { 100 };
+            let later = self.dice.below(patience * self.think_ns);
             self.schedule.after(later, Event::Restore(host));
         }
     }
