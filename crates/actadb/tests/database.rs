@@ -1,5 +1,6 @@
 //! The embedded API on a real directory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actadb::database::Database;
@@ -11,6 +12,7 @@ use actadb::model::transaction::{NewEvent, Transaction};
 use actadb::model::version::ExpectedVersion;
 use actadb::options::{Execution, FsyncMode, Options};
 use actadb::reads::{ReadPartition, ReadStream};
+use actadb_disk::sim::SimDisk;
 use uuid::Uuid;
 
 fn stream(text: &str) -> StreamId {
@@ -242,4 +244,40 @@ async fn a_panic_closes_one_bucket_answers_everyone_and_spreads_nowhere() {
         assert!(database.status().is_ready());
         database.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_takes_too_long_is_unknown_and_its_retry_tells_what_became_of_it() {
+    let disk = SimDisk::new();
+    let options = Options {
+        disk: Arc::new(disk.clone()),
+        append_timeout: Duration::from_millis(100),
+        buckets: 1,
+        ..small(std::path::Path::new("/db"))
+    };
+    let database = Database::open_with(options).await.expect("opens");
+    let transaction = |n: u128| {
+        let key = PartitionKey::of_stream("a");
+        let id = with_hash16(Uuid::from_u128(n), key.hash16());
+        Transaction::single(event("a").id(id)).expect("ok")
+    };
+    database.append(transaction(1)).await.expect("appends");
+    // The next write finds no space, and is made again a second later: longer than the timeout.
+    disk.fail_write_after(0, std::io::ErrorKind::StorageFull);
+    let unknown = database.append(transaction(2)).await;
+    assert_eq!(unknown, Err(AppendError::Unknown(Unknown::Timeout)));
+    loop {
+        match database.append(transaction(2)).await {
+            Ok(appended) => {
+                assert_eq!((appended.first_sequence, appended.events[0].version), (1, 1));
+                break;
+            }
+            Err(AppendError::Unknown(_) | AppendError::Refused(Refusal::NoRoom)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let page = database.read_stream(ReadStream::all(stream("a"))).await.expect("reads");
+    assert_eq!(page.events.len(), 2);
+    database.close().await;
 }
