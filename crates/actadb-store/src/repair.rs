@@ -144,7 +144,8 @@ impl SetAside<'_> {
             sync_dir(disk, &self.settings.dir)?;
         }
         self.write_slots(loss)?;
-        done.push(Mended::new(&slots, format!("wrote both: entry {} is last", keep.last_entry)));
+        let what = format!("wrote both; the log ends with entry {}", keep.last_entry);
+        done.push(Mended::new(&slots, what));
         Ok(())
     }
 
@@ -195,9 +196,11 @@ impl SetAside<'_> {
             let (synced_index, boot_counter) = (old.synced_index.min(last), old.boot_counter + 1);
             return slots.save(SlotState { synced_index, boot_counter, ..old });
         }
+        // Nothing tells what of the log was synced: what can be read may lie in the cache only. A
+        // start writes all above the synced index again, syncs it, and saves the true one.
         let first = first_slots(identity.database, identity.bucket);
         let term = first.term.max(loss.keep.term);
-        Slots::create(&**disk, dir, *identity, SlotState { synced_index: last, term, ..first })?;
+        Slots::create(&**disk, dir, *identity, SlotState { synced_index: 0, term, ..first })?;
         Ok(())
     }
 }
