@@ -55,8 +55,6 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     let settings = directory.log_settings(bucket);
     let mut report = BucketReport::default();
     let synced_index = check_slots(&settings, &mut report)?;
-    let slots_lost = synced_index.is_none();
-    let synced_index = synced_index.unwrap_or(0);
     let mut verifier = Verifier::new(settings.identity, directory.meta().partitioning, true);
     let mut losses = LossTracker::default();
     let mut failed = None;
@@ -93,7 +91,7 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     if let Some(error) = failed {
         return Err(error.into());
     }
-    report.loss = losses.finish(&settings, synced_index, slots_lost)?;
+    report.loss = losses.finish(&settings, synced_index)?;
     Ok(report)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! What costs no acknowledged event is mended as a start mends it: a torn tail is cut, indexes are
 //! rebuilt, a bad slot is written again. Where the log is damaged it must end before the damage;
-//! the files that go are set aside, never deleted.
+//! the files that go are set aside, never deleted. Without slots nothing tells a torn tail from
+//! damage, so it is taken for damage.
 //!
 //! The order makes every step safe to be the last one before a power loss:
 //!

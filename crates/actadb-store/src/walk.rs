@@ -190,12 +190,14 @@ pub fn entry_of(segment: u64, frame: Frame) -> (Entry, Place) {
 }
 
 /// Shows `visit` everything from the first segment to the last. Answers the last good frame.
+/// `synced_index` is `None` when the slots are lost: nothing tells then which bad frames were
+/// never acknowledged, so none is taken for torn.
 ///
 /// # Errors
 /// A newer format, a foreign segment, or what the device says; damage is shown, not returned.
 pub fn walk(
     settings: &LogSettings,
-    synced_index: u64,
+    synced_index: Option<u64>,
     visit: &mut dyn FnMut(Step<'_>),
 ) -> Result<Tip, LogError> {
     let (disk, dir) = (&*settings.disk, &settings.dir);
@@ -215,7 +217,9 @@ pub fn walk(
         }
         numbers.pop();
     }
-    let proven = unused.iter().map(|unused| unused.durable).max().unwrap_or(0).max(synced_index);
+    // The highest entry that was durable for certain; all, for what is known without slots.
+    let durable = unused.iter().map(|unused| unused.durable).max().unwrap_or(0);
+    let proven = synced_index.map_or(u64::MAX, |synced| synced.max(durable));
     // `None` behind what could not be read: what follows is taken at its word.
     let mut tip = Some(Tip::default());
     let mut highest = Tip::default();
@@ -254,12 +258,12 @@ pub fn walk(
         visit(Step::SegmentEnd { segment, last, whole });
     }
     for file in unused.into_iter().rev().filter(|file| file.end > 0) {
-        let torn = file.durable <= highest.index;
+        let torn = synced_index.is_some() && file.durable <= highest.index;
         let damage = Damage::new(&file.path, 0, "a segment whose header was never synced");
         let number = numbers.last().map_or(1, |last| last + 1);
         visit(Step::Bad { damage, segment: Some(number), torn });
     }
-    if highest.index < synced_index {
+    if let Some(synced_index) = synced_index.filter(|synced| highest.index < *synced) {
         let path = settings.segment_path(numbers.last().copied().unwrap_or(1));
         let what = format!(
             "the log ends with entry {}, the meta slot says that {synced_index} was synced",

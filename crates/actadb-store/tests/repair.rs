@@ -340,6 +340,56 @@ fn what_a_repair_without_slots_keeps_is_durable() {
 }
 
 #[test]
+fn without_slots_a_bad_end_is_damage_and_is_kept_aside() {
+    type End = (&'static str, fn(&SimDisk), u64);
+    let ends: [End; 3] = [
+        ("the last frame", |disk| flip(disk, &segment(4), frame(7) + 200), 49),
+        // Each frame proves the one before it, so all that prove 43 go, too.
+        (
+            "the last frames",
+            |disk| {
+                disk.damage(&segment(4), |bytes| {
+                    for n in 0..8 {
+                        bytes[frame(n) + 200] ^= 1;
+                    }
+                })
+            },
+            42,
+        ),
+        (
+            "the newest header",
+            |disk| {
+                disk.damage(&segment(4), |bytes| {
+                    bytes[..4096].fill(0);
+                    for n in 1..8 {
+                        bytes[frame(n) + 200] ^= 1;
+                    }
+                })
+            },
+            42,
+        ),
+    ];
+    for (name, hurt, kept) in ends {
+        let disk = filled(3);
+        hurt(&disk);
+        let original = disk.contents(&segment(4)).expect("there");
+        // With slots that lag, the same is torn, and mended at the next start.
+        let report = check(&disk);
+        assert!(report.is_sound() && report.mendable.len() == 1, "{name}: {report:?}");
+        disk.remove(&slots()).expect("removes");
+        let report = check(&disk);
+        assert!(report.damage.len() >= 2 && report.mendable.is_empty(), "{name}: {report:?}");
+        let loss = report.loss.expect("told");
+        assert!(loss.log && loss.slots && !loss.exact, "{name}: {loss:?}");
+        assert_eq!(loss.keep.last_entry, kept, "{name}: {loss:?}");
+        repair(&disk, "damaged-1").expect("repairs");
+        let aside = bucket_dir(&root().join("damaged-1"), BUCKET).join("000000000004.segment");
+        assert_eq!(disk.contents(&aside), Some(original), "{name}");
+        assert_mended(&disk, kept as usize);
+    }
+}
+
+#[test]
 fn what_costs_nothing_is_mended_and_nothing_is_set_aside() {
     let disk = filled(50);
     // A torn tail, a lost index, a rotten block inside an index, an index of another segment,
@@ -375,7 +425,7 @@ fn plant(disk: &SimDisk, change: fn(&mut actadb_index::open::OpenIndex, u64, u32
     let lanes: Vec<_> = found.lanes().iter().map(|lane| (lane.lane, lane.first)).collect();
     let mut open = OpenIndex::new(lanes);
     let bucket = directory(disk).expect("opens");
-    actadb_store::walk::walk(&bucket.log_settings(BUCKET), 50, &mut |step| {
+    actadb_store::walk::walk(&bucket.log_settings(BUCKET), Some(50), &mut |step| {
         if let actadb_store::walk::Step::Frame { entry, body } = step
             && body.segment == 2
         {
