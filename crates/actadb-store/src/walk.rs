@@ -3,6 +3,7 @@
 //! [`SegmentWalk`] reads one segment; [`walk`] all segments of a stopped bucket. Both go on behind
 //! what is bad where they can, so that everything that can be read is shown.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use actadb_log::error::{Damage, LogError};
@@ -208,17 +209,17 @@ pub fn walk(
     }
     let mut numbers = segment_numbers(disk, dir)?;
     // Files allocated ahead, or begun and never synced, are no part of the log.
-    let mut unused: Vec<Unused> = Vec::new();
+    let mut unused: Vec<(u64, Unused)> = Vec::new();
     while let Some(last) = numbers.last().copied() {
         match unused_segment(settings, last) {
-            Ok(Some(found)) => unused.push(found),
+            Ok(Some(found)) => unused.push((last, found)),
             Ok(None) | Err(LogError::Damaged(_)) => break,
             Err(error) => return Err(error),
         }
         numbers.pop();
     }
     // The highest entry that was durable for certain; all, for what is known without slots.
-    let durable = unused.iter().map(|unused| unused.durable).max().unwrap_or(0);
+    let durable = unused.iter().map(|(_, unused)| unused.durable).max().unwrap_or(0);
     let proven = synced_index.map_or(u64::MAX, |synced| synced.max(durable));
     // `None` behind what could not be read: what follows is taken at its word.
     let mut tip = Some(Tip::default());
@@ -236,11 +237,8 @@ pub fn walk(
             let whole = whole && tip.is_some() && broken.is_none();
             visit(Step::SegmentEnd { segment, last: false, whole });
         }
-        for missing in expected..*number {
-            let damage = Damage::new(&settings.segment_path(missing), 0, "the segment is missing");
-            visit(Step::Bad { damage, segment: Some(missing), torn: false });
-        }
-        expected = number + 1;
+        missing(settings, expected..*number, visit);
+        expected = number.saturating_add(1);
         if let Some(damage) = broken {
             visit(Step::Bad { damage, segment: Some(*number), torn: false });
         }
@@ -257,10 +255,15 @@ pub fn walk(
         let last = Some(&segment.number) == numbers.last();
         visit(Step::SegmentEnd { segment, last, whole });
     }
-    for file in unused.into_iter().rev().filter(|file| file.end > 0) {
+    for (number, file) in unused.into_iter().rev() {
+        // Recovery refuses a gap before it looks at what is behind it.
+        missing(settings, expected..number, visit);
+        expected = number.saturating_add(1);
+        if file.end == 0 {
+            continue;
+        }
         let torn = synced_index.is_some() && file.durable <= highest.index;
         let damage = Damage::new(&file.path, 0, "a segment whose header was never synced");
-        let number = numbers.last().map_or(1, |last| last + 1);
         visit(Step::Bad { damage, segment: Some(number), torn });
     }
     if let Some(synced_index) = synced_index.filter(|synced| highest.index < *synced) {
@@ -272,6 +275,18 @@ pub fn walk(
         visit(Step::Bad { damage: Damage::new(&path, 0, what), segment: None, torn: false });
     }
     Ok(highest)
+}
+
+/// Shows a range of segments that are missing as one damage: there may be very many.
+fn missing(settings: &LogSettings, range: Range<u64>, visit: &mut dyn FnMut(Step<'_>)) {
+    let Some(last) = range.end.checked_sub(1).filter(|last| range.start <= *last) else { return };
+    let what = match range.start == last {
+        true => "the segment is missing".to_owned(),
+        false => format!("the segments {} to {last} are missing", range.start),
+    };
+    let damage = Damage::new(&settings.segment_path(range.start), 0, what);
+    // The index of the last one, if it is left, tells for all of them.
+    visit(Step::Bad { damage, segment: Some(last), torn: false });
 }
 
 /// Shows the frames of one segment; answers whether all of it could be read, but for a torn tail.
@@ -290,7 +305,7 @@ fn walk_segment(
             }
             SegmentStep::End => return Ok(whole),
             SegmentStep::Bad(index, what) => {
-                let torn = last && proven.max(segment.durable_behind()?) < index;
+                let torn = last && proven < index && segment.durable_behind()? < index;
                 let what = format!("{what}, entry {index} expected");
                 let damage = Damage::new(segment.path(), segment.offset(), what);
                 visit(Step::Bad { damage, segment: Some(segment.number), torn });

@@ -319,6 +319,29 @@ fn a_repair_that_loses_power_at_any_step_is_run_again() {
 }
 
 #[test]
+fn a_gap_before_files_made_ahead_is_damage_and_one_range_is_one_place() {
+    for (number, words) in [(6, "is missing"), (999_999_999_999, "5 to 999999999998 are missing")] {
+        let disk = filled(50);
+        // Made ahead, never begun.
+        let file = disk.create(&segment(number)).expect("creates");
+        file.write_all_at(&[0; 8192], 0).expect("writes");
+        file.sync_data().expect("syncs");
+        disk.sync_dir(&bucket_dir(root(), BUCKET)).expect("syncs");
+        let opened = directory(&disk).expect("opens");
+        let error = open_bucket(&opened, BUCKET).expect_err("a start refuses it").to_string();
+        drop(opened);
+        assert!(error.contains("000000000005.segment"), "{error}");
+        let report = check(&disk);
+        assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+        assert_eq!(report.damage[0].file, segment(5));
+        assert!(report.damage[0].what.contains(words), "{:?}", report.damage);
+        assert_eq!(report.loss.expect("told").keep.last_entry, 50);
+        repair(&disk, "damaged-1").expect("repairs");
+        assert_mended(&disk, 50);
+    }
+}
+
+#[test]
 fn what_a_repair_without_slots_keeps_is_durable() {
     for seed in 0..20 {
         let disk = filled(50);
