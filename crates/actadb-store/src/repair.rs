@@ -58,7 +58,7 @@ impl fmt::Display for Mended {
 
 /// Mends a bucket as its check found it; whoever calls has accepted the loss that the report
 /// tells. Files that go are kept in `aside`, a directory directly below the database's that no
-/// earlier repair has used.
+/// earlier repair has used. What was done is pushed to `done`, also by a repair that fails.
 ///
 /// # Errors
 /// What the device says, and damage that came since the check. The repair can be run again.
@@ -67,21 +67,22 @@ pub fn repair_bucket(
     bucket: BucketId,
     report: &BucketReport,
     aside: &Path,
-) -> Result<Vec<Mended>, OpenError> {
+    done: &mut Vec<Mended>,
+) -> Result<(), OpenError> {
     let settings = directory.log_settings(bucket);
-    let mut done = Vec::new();
     if report.is_sound() && report.mendable.is_empty() {
-        return Ok(done);
+        return Ok(());
     }
     if let Some(loss) = &report.loss {
         let aside = SetAside { settings: &settings, dir: bucket_dir(aside, bucket) };
-        aside.run(directory.root(), loss, &mut done)?;
+        aside.run(directory.root(), loss, done)?;
     }
     let disk = &*settings.disk;
     for damage in &report.bad_indexes {
         let path = &damage.file;
         if disk.exists(path).map_err(LogError::io("look for", path))? {
             disk.remove(path).map_err(LogError::io("remove", path))?;
+            done.push(Mended::new(path, "removed: it is built anew from its segment"));
         }
     }
     let opened = open_bucket(directory, bucket)?;
@@ -106,7 +107,7 @@ pub fn repair_bucket(
             source: std::io::ErrorKind::StorageFull.into(),
         }
         .into()),
-        None => Ok(done),
+        None => Ok(()),
     }
 }
 
