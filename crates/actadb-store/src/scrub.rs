@@ -22,6 +22,8 @@ pub struct ScrubStep {
     pub bytes: u64,
     /// What is not right.
     pub found: Vec<Damage>,
+    /// Whether something was not looked at: it may be as damaged as an earlier round found it.
+    pub passed_over: bool,
     /// Whether all sealed segments have been read.
     pub ended: bool,
 }
@@ -70,6 +72,7 @@ impl Scrub {
                 Ok(part) => self.part = part,
                 Err(failed) => {
                     step.found.extend(failed);
+                    step.passed_over = true;
                     self.lose();
                 }
             }
@@ -133,6 +136,8 @@ impl Scrub {
                 if sound {
                     return Ok(Part::Index(segment, IndexCheck::new(expected)));
                 }
+                // Nothing tells what its index must say.
+                step.passed_over = true;
                 self.number += 1;
                 return Ok(Part::Nothing);
             }
@@ -152,9 +157,19 @@ impl Scrub {
         step.bytes += BLOCK_BYTES as u64;
         let done = match check.step(index) {
             Ok(IndexStep::More) => return Ok(Part::Index(segment, check)),
-            Ok(IndexStep::Done(done)) => done,
-            Err(IndexError::Io { source, .. }) if actadb_disk::disk::is_no_room(&source) => None,
-            Err(error) => Some(Damage::new(index.path(), 0, error.to_string())),
+            Ok(IndexStep::Done(done)) => {
+                // It ends at the first damage.
+                step.passed_over |= done.is_some();
+                done
+            }
+            Err(error) => {
+                step.passed_over = true;
+                let no_handles = |e: &IndexError| match e {
+                    IndexError::Io { source, .. } => actadb_disk::disk::is_no_room(source),
+                    _ => false,
+                };
+                (!no_handles(&error)).then(|| Damage::new(index.path(), 0, error.to_string()))
+            }
         };
         // The segment itself is sound: what follows must continue it.
         step.found.extend(done);

@@ -108,14 +108,17 @@ impl ScrubActor {
             let _ = answer.send((scrub, step));
         });
         let bytes = match answered.await {
-            Ok((scrub, ScrubStep { bytes, found, ended })) => {
-                self.board.step(round.bucket, bytes, found);
+            Ok((scrub, step)) => {
+                let ScrubStep { bytes, ended, .. } = step;
+                self.board.step(round.bucket, step);
                 round.bucket += usize::from(ended);
                 round.scrub = (!ended).then_some(scrub);
                 bytes
             }
             Err(_) => {
                 tracing::error!("a step of the scrub panicked: the bucket is passed over");
+                let step = ScrubStep { passed_over: true, ..ScrubStep::default() };
+                self.board.step(round.bucket, step);
                 round.bucket += 1;
                 STEP_BYTES
             }
