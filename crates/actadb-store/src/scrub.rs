@@ -59,10 +59,11 @@ impl Scrub {
 
     /// Reads on for about `bytes`: at least one frame or block, at most one frame more. What
     /// cannot be read is damage, too; only a lack of file handles is not: then the segment is
-    /// passed over in this round.
+    /// passed over in this round. A step ends with the first thing that is wrong: the search for
+    /// what is good behind it may take the rest of a segment.
     pub fn step(&mut self, bytes: u64) -> ScrubStep {
         let mut step = ScrubStep::default();
-        while step.bytes < bytes && !step.ended {
+        while step.bytes < bytes && !step.ended && step.found.is_empty() && !step.passed_over {
             let outcome = match std::mem::replace(&mut self.part, Part::Nothing) {
                 Part::Nothing => self.begin(&mut step),
                 Part::Frames(segment, walk, sound) => self.frames(segment, walk, sound, &mut step),
@@ -73,6 +74,8 @@ impl Scrub {
                 Err(failed) => {
                     step.found.extend(failed);
                     step.passed_over = true;
+                    // Trying costs, too: errors alone must not make a loop without a pause.
+                    step.bytes += BLOCK_BYTES as u64;
                     self.lose();
                 }
             }
@@ -127,6 +130,7 @@ impl Scrub {
                 step.found.push(Damage::new(segment.path(), before, what));
                 self.verifier.skip();
                 if !walk.skip_bad().map_err(|error| of_log(&segment, before, error))? {
+                    step.bytes += walk.length().saturating_sub(before);
                     return Err(None);
                 }
             }

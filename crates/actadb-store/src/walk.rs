@@ -126,6 +126,12 @@ impl SegmentWalk {
         self.scanner.offset()
     }
 
+    /// Length of the file.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.scanner.length()
+    }
+
     /// The last good frame.
     #[must_use]
     pub fn tip(&self) -> Tip {

@@ -1,7 +1,7 @@
 //! Reading sealed segments again, slowly, for as long as the database runs.
 //!
 //! One actor for the node: it takes the buckets one after the other, a small step at a time on the
-//! executor's long thread, and waits after each step so that it stays below its rate. It finds and
+//! executor's thread for it, and waits after each step so that it stays below its rate. It finds and
 //! tells; it closes nothing.
 
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl ScrubActor {
         let mut scrub = round.scrub.take().unwrap_or_else(|| Scrub::new(reader));
         let (answer, answered) = oneshot::channel();
         // A full queue drops the job, and with it the way back.
-        self.executor.submit_long(move || {
+        self.executor.submit_scrub(move || {
             let step = scrub.step(STEP_BYTES);
             let _ = answer.send((scrub, step));
         });

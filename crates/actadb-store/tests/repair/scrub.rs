@@ -166,3 +166,31 @@ fn a_scrub_finds_rot_in_any_sealed_file_and_goes_on_behind_it() {
     flip(&disk, &segment(4), frame(2) + 900);
     assert_eq!(scrub_running(&bucket).len(), 5);
 }
+
+#[test]
+fn a_step_ends_with_what_is_wrong_and_counts_what_it_searched() {
+    let disk = filled(50);
+    let directory = directory(&disk).expect("opens");
+    let bucket = open_bucket(&directory, BUCKET).expect("opens");
+    // Nothing good is left behind the second frame of 1, nor anything of 2.
+    disk.damage(&segment(1), |bytes| bytes[frame(1)..].fill(7));
+    disk.damage(&segment(2), |bytes| bytes.truncate(10));
+    flip(&disk, &segment(3), frame(2) + 900);
+    let length = disk.contents(&segment(1)).expect("there").len() as u64;
+    let mut round = Scrub::new(&bucket.publisher.reader());
+    let mut wrong = Vec::new();
+    loop {
+        let step = round.step(u64::MAX);
+        assert!(step.bytes > 0 || step.ended, "{step:?}");
+        assert!(step.found.len() <= 1, "{step:?}");
+        wrong.extend(step.found.iter().map(|damage| (damage.offset, step.bytes)));
+        if step.ended {
+            break;
+        }
+    }
+    let begin = frame(0) as u64;
+    assert_eq!(wrong.len(), 3, "{wrong:?}");
+    assert!(wrong[0].0 == frame(1) as u64 && wrong[0].1 >= length - begin, "{wrong:?}");
+    assert!(wrong[1].0 == 0 && wrong[1].1 < begin * 2, "{wrong:?}");
+    assert_eq!(wrong[2].0, frame(2) as u64, "{wrong:?}");
+}
