@@ -71,6 +71,9 @@ fn print_plan(args: &RepairArgs, report: &Report) {
         for damage in &found.damage {
             println!("bucket {bucket} DAMAGE {damage}");
         }
+        for odd in &found.disagreements {
+            println!("bucket {bucket} DISAGREES {odd}; left as it is: all of it is served");
+        }
         for damage in found.bad_indexes.iter().chain(&found.mendable) {
             println!("bucket {bucket} to mend: {damage}");
         }
@@ -179,6 +182,7 @@ fn plan_json(report: &Report) -> Vec<serde_json::Value> {
         json!({
             "bucket": number.0,
             "damage": places(&found.damage),
+            "disagreements": places(&found.disagreements),
             "bad_indexes": places(&found.bad_indexes),
             "mendable": places(&found.mendable),
             "loss": found.loss.as_ref().map(loss_json),

@@ -70,7 +70,7 @@ pub fn repair_bucket(
     done: &mut Vec<Mended>,
 ) -> Result<(), OpenError> {
     let settings = directory.log_settings(bucket);
-    if report.is_sound() && report.mendable.is_empty() {
+    if !report.can_be_mended() {
         return Ok(());
     }
     if let Some(loss) = &report.loss {

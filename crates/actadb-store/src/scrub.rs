@@ -12,7 +12,7 @@ use actadb_log::scan::Tip;
 
 use crate::reader::Reader;
 use crate::segments::{Segment, SegmentIndex, Shared};
-use crate::verify::{IndexCheck, IndexStep, Verifier};
+use crate::verify::{Findings, IndexCheck, IndexStep, Verifier};
 use crate::walk::{SegmentStep, SegmentWalk, entry_of};
 
 /// What one step came to.
@@ -123,7 +123,10 @@ impl Scrub {
         match next {
             SegmentStep::Frame(frame) => {
                 let (entry, body) = entry_of(self.number, frame);
-                self.verifier.frame(segment.path(), &entry, body, &mut step.found);
+                let mut findings = Findings::default();
+                self.verifier.frame(segment.path(), &entry, body, &mut findings);
+                let Findings { damage, disagreements, newer } = findings;
+                step.found.extend(damage.into_iter().chain(disagreements).chain(newer));
             }
             SegmentStep::Bad(index, what) => {
                 let what = format!("{what}, entry {index} expected");

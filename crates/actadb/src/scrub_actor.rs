@@ -1,8 +1,8 @@
 //! Reading sealed segments again, slowly, for as long as the database runs.
 //!
 //! One actor for the node: it takes the buckets one after the other, a small step at a time on the
-//! executor's thread for it, and waits after each step so that it stays below its rate. It finds and
-//! tells; it closes nothing.
+//! executor's thread for it, and waits after each step so that it stays below its rate. It finds
+//! and tells; it closes nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

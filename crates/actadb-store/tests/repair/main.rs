@@ -7,7 +7,11 @@ use std::path::PathBuf;
 
 use actadb_disk::disk::Disk;
 use actadb_disk::sim::SimDisk;
+use actadb_log::format::{BATCH_HEAD_BYTES, BatchHead};
 use actadb_model::dice::SplitMix64;
+use actadb_model::ids::with_hash16;
+use actadb_model::numbered::Numbered;
+use actadb_store::check::check_bucket;
 use actadb_store::meta::bucket_dir;
 use actadb_store::open::open_bucket;
 
@@ -287,4 +291,60 @@ fn what_costs_nothing_is_mended_and_nothing_is_set_aside() {
     let before = files(&disk);
     repair(&disk, "damaged-2").expect("repairs");
     assert_eq!(files(&disk), before);
+}
+
+#[test]
+fn what_only_a_newer_program_reads_is_refused_and_left_alone() {
+    let disk = filled(50);
+    let opened = directory(&disk).expect("opens");
+    let mut bucket = open_bucket(&opened, BUCKET).expect("opens");
+    let seed = opened.log_settings(BUCKET).identity.checksum_seed();
+    let newer = |body: &mut Vec<u8>| {
+        let record = &mut body[BATCH_HEAD_BYTES..];
+        record[9] |= 0x80;
+        let checksum = crc32c::crc32c_append(seed, &record[8..]);
+        record[4..8].copy_from_slice(&checksum.to_le_bytes());
+    };
+    append_changed(&opened, &mut bucket, true, |_, _| {}, newer).expect_err("is not read");
+    drop((bucket, opened));
+    // Not even other damage is touched.
+    flip(&disk, &segment(2), frame(4) + 500);
+    let before = files(&disk);
+    let opened = directory(&disk).expect("opens");
+    let error = check_bucket(&opened, BUCKET).expect_err("a newer program wrote it");
+    drop(opened);
+    assert!(error.is_newer_format(), "{error:?}");
+    assert!(error.to_string().contains("000000000004.segment at byte"), "{error}");
+    assert!(error.to_string().contains("use a newer actadb"), "{error}");
+    repair(&disk, "damaged-1").expect_err("nothing is repaired");
+    assert_eq!(files(&disk), before);
+}
+
+#[test]
+fn good_records_that_disagree_are_told_and_cost_nothing() {
+    let disk = filled(50);
+    let opened = directory(&disk).expect("opens");
+    let mut bucket = open_bucket(&opened, BUCKET).expect("opens");
+    let odd: [fn(&mut Numbered, &mut BatchHead); 3] = [
+        |transaction, _| transaction.events[0].version += 5,
+        |_, head| head.time_ns = 3,
+        |transaction, _| transaction.events[0].id = with_hash16(transaction.events[0].id, 77),
+    ];
+    for change in odd {
+        append_changed(&opened, &mut bucket, true, change, |_| {}).expect("publishes");
+    }
+    for _ in 0..40 {
+        append(&opened, &mut bucket);
+    }
+    drop((bucket, opened));
+    let before = files(&disk);
+    let report = check(&disk);
+    let what: Vec<_> = report.disagreements.iter().map(|damage| &damage.what).collect();
+    assert_eq!(what.len(), 4, "{report:?}");
+    assert!(what[0].contains("goes on at version"), "{what:?}");
+    assert!(report.damage.is_empty() && report.loss.is_none(), "{report:?}");
+    assert!(!report.is_sound() && !report.can_be_mended(), "{report:?}");
+    repair(&disk, "damaged-1").expect("has nothing to do");
+    assert_eq!(files(&disk), before);
+    assert_eq!(events(&disk).len(), 93);
 }

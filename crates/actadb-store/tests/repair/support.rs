@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actadb_disk::sim::SimDisk;
+use actadb_log::error::Damage;
 use actadb_log::format::BatchHead;
 use actadb_log::slots::Slots;
 use actadb_model::dice::SplitMix64;
@@ -65,6 +66,17 @@ pub(crate) fn append(directory: &Directory, bucket: &mut OpenedBucket) {
 }
 
 pub(crate) fn append_to(directory: &Directory, bucket: &mut OpenedBucket, sync: bool) {
+    append_changed(directory, bucket, sync, |_, _| {}, |_| {}).expect("publishes");
+}
+
+/// With another transaction, or another body; answers what publishing says.
+pub(crate) fn append_changed(
+    directory: &Directory,
+    bucket: &mut OpenedBucket,
+    sync: bool,
+    change: impl FnOnce(&mut Numbered, &mut BatchHead),
+    change_body: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), Damage> {
     let identity = directory.log_settings(BUCKET).identity;
     let index = bucket.writer.tip().index + 1;
     let partition = PARTITIONS[usize::from(index.is_multiple_of(3))];
@@ -79,7 +91,7 @@ pub(crate) fn append_to(directory: &Directory, bucket: &mut OpenedBucket, sync: 
         payload: Bytes::from(vec![index as u8; 4000]),
         metadata: Bytes::new(),
     };
-    let transaction = Numbered {
+    let mut transaction = Numbered {
         partition,
         partition_key: PartitionKey::new(with_hash16(Uuid::from_u128(50), partition.0)),
         key_is_default: false,
@@ -88,8 +100,11 @@ pub(crate) fn append_to(directory: &Directory, bucket: &mut OpenedBucket, sync: 
         decided_ns: 1,
         events: vec![event],
     };
-    let mut body = BatchHead { time_ns: index, durable: index - 1 }.encode().to_vec();
+    let mut head = BatchHead { time_ns: index, durable: index - 1 };
+    change(&mut transaction, &mut head);
+    let mut body = head.encode().to_vec();
     body.extend_from_slice(&record::encode(identity, &transaction));
+    change_body(&mut body);
     let entry = Entry { term: 1, index, kind: EntryKind::Batch, body: Bytes::from(body) };
     bucket.writer.make_room(entry.body.len() as u64).expect("room");
     let written = bucket.writer.write(&entry).expect("write");
@@ -99,11 +114,12 @@ pub(crate) fn append_to(directory: &Directory, bucket: &mut OpenedBucket, sync: 
     if let Some(full) = written.full {
         bucket.publisher.segment_full(full);
     }
-    let (_, seal) = bucket.publisher.publish(&entry, written.body).expect("publish");
+    let (_, seal) = bucket.publisher.publish(&entry, written.body)?;
     if let Some(task) = seal {
         let index = task.run().expect("seals");
         bucket.publisher.sealed(index);
     }
+    Ok(())
 }
 
 /// Fifty entries in four segments: 1 to 14, 15 to 28, 29 to 42, 43 to 50.
