@@ -13,7 +13,7 @@ use actadb_log::writer::FullSegment;
 use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::{PartitionId, Partitioning, hash16};
 
-use crate::hashes::{event_id_hash, stream_hash};
+use crate::hashes::{event_id_hash, stream_hash, stream_key};
 use crate::open::described_segment;
 use crate::record::{BadRecord, Record, Transaction, records};
 
@@ -56,8 +56,9 @@ pub struct Verifier {
     partitioning: Partitioning,
     /// The sequence behind the last one of each partition; `None` behind a gap.
     next: BTreeMap<PartitionId, Option<u64>>,
-    /// The version behind the last one of each stream, where versions are followed.
-    versions: Option<HashMap<(PartitionId, u32, String), u64>>,
+    /// The version behind the last one of each stream, where versions are followed. By hash:
+    /// there may be very many streams, and their names are long.
+    versions: Option<HashMap<u128, u64>>,
     /// Whether the log was read from its beginning without a gap.
     complete: bool,
     last_time_ns: u64,
@@ -166,8 +167,9 @@ impl Verifier {
             content.events += 1;
             lane.1 += 1;
             if let Some(versions) = &mut self.versions {
-                let key = (partition, transaction.namespace, event.stream.to_owned());
-                let known = versions.insert(key, event.version + 1);
+                let key = stream_key(partition, transaction.namespace, event.stream);
+                // The last version there can be is followed by none.
+                let known = versions.insert(key, event.version.wrapping_add(1));
                 let next = known.or(self.complete.then_some(0));
                 if let Some(next) = next.filter(|next| *next != event.version) {
                     let (stream, found) = (event.stream, event.version);

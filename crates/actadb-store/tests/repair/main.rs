@@ -336,15 +336,20 @@ fn good_records_that_disagree_are_told_and_cost_nothing() {
     for _ in 0..40 {
         append(&opened, &mut bucket);
     }
+    // The last version there can be.
+    let last = |transaction: &mut Numbered, _: &mut BatchHead| {
+        transaction.events[0].version = u64::MAX;
+    };
+    append_changed(&opened, &mut bucket, true, last, |_| {}).expect("publishes");
     drop((bucket, opened));
     let before = files(&disk);
     let report = check(&disk);
     let what: Vec<_> = report.disagreements.iter().map(|damage| &damage.what).collect();
-    assert_eq!(what.len(), 4, "{report:?}");
+    assert_eq!(what.len(), 5, "{report:?}");
     assert!(what[0].contains("goes on at version"), "{what:?}");
     assert!(report.damage.is_empty() && report.loss.is_none(), "{report:?}");
     assert!(!report.is_sound() && !report.can_be_mended(), "{report:?}");
     repair(&disk, "damaged-1").expect("has nothing to do");
     assert_eq!(files(&disk), before);
-    assert_eq!(events(&disk).len(), 93);
+    assert_eq!(events(&disk).len(), 94);
 }
