@@ -55,24 +55,34 @@ impl ScrubBoard {
 
     /// Takes what one step read and found; a place is told in the log when it is new.
     pub(crate) fn step(&self, at: usize, step: ScrubStep) {
+        // A log that is slow to write must not hold up those who ask for the status.
+        for (bucket, damage) in self.note(at, step) {
+            tracing::error!(
+                bucket = bucket.0,
+                file = %damage.file.display(),
+                offset = damage.offset,
+                what = damage.what,
+                "the scrub found damage; the bucket goes on; stop it when you can and run \
+                 `actadb repair`"
+            );
+        }
+    }
+
+    /// Answers what is new.
+    fn note(&self, at: usize, step: ScrubStep) -> Vec<(BucketId, Damage)> {
+        let mut new = Vec::new();
         let mut state = self.state();
         state.status.bytes += step.bytes;
-        let Some((bucket, places)) = state.buckets.get_mut(at) else { return };
+        let Some((bucket, places)) = state.buckets.get_mut(at) else { return new };
         places.passed_over |= step.passed_over;
         for damage in step.found {
             let key = (damage.file.clone(), damage.offset);
             places.now.insert(key.clone(), damage.clone());
             if places.known.insert(key, damage.clone()).is_none() {
-                tracing::error!(
-                    bucket = bucket.0,
-                    file = %damage.file.display(),
-                    offset = damage.offset,
-                    what = damage.what,
-                    "the scrub found damage; the bucket goes on; stop it when you can and run \
-                     `actadb repair`"
-                );
+                new.push((*bucket, damage));
             }
         }
+        new
     }
 
     /// What the round did not find again is damaged no more, if the round looked at everything.
@@ -110,7 +120,8 @@ mod tests {
         let board = ScrubBoard::new([BucketId(3)]);
         let damage = |offset| Damage::new(std::path::Path::new("f"), offset, "rotten");
         let step = |found| ScrubStep { bytes: 10, found, ..ScrubStep::default() };
-        board.step(0, step(vec![damage(1), damage(2)]));
+        assert_eq!(board.note(0, step(vec![damage(1)])), [(BucketId(3), damage(1))]);
+        assert_eq!(board.note(0, step(vec![damage(1), damage(2)])), [(BucketId(3), damage(2))]);
         assert_eq!(board.damaged(BucketId(3)).len(), 2);
         board.round_ended(77);
         board.step(0, step(vec![damage(2)]));
@@ -118,7 +129,7 @@ mod tests {
         board.round_ended(99);
         assert_eq!(board.damaged(BucketId(3)), [damage(2)]);
         let status = board.status();
-        assert_eq!((status.bytes, status.rounds), (20, 2));
+        assert_eq!((status.bytes, status.rounds), (30, 2));
         assert_eq!(status.last_round_unix_seconds, Some(99));
     }
 
