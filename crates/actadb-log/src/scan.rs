@@ -92,6 +92,12 @@ impl Scanner {
         self.offset
     }
 
+    /// Length of the file when it was opened.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
     /// The last good frame.
     #[must_use]
     pub fn tip(&self) -> Tip {

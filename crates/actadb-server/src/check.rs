@@ -62,6 +62,7 @@ fn as_json(report: &Report) -> serde_json::Value {
             "records": bucket.records,
             "events": bucket.events,
             "damage": places(&bucket.damage),
+            "disagreements": places(&bucket.disagreements),
             "bad_indexes": places(&bucket.bad_indexes),
             "mended_at_next_start": places(&bucket.mendable),
         })
@@ -97,12 +98,17 @@ fn print_text(report: &Report) {
         for damage in &bucket.bad_indexes {
             println!("  DAMAGE {damage}; `actadb repair` rebuilds it");
         }
+        for odd in &bucket.disagreements {
+            println!("  DISAGREES {odd}");
+        }
         for mendable in &bucket.mendable {
             println!("  mended at the next start: {mendable}");
         }
     }
     let damage = |bucket: &BucketReport| (bucket.damage.len() + bucket.bad_indexes.len()) as u64;
+    let odd = sum(report, |bucket| bucket.disagreements.len() as u64);
     match sum(report, damage) {
+        0 if odd > 0 => println!("{odd} disagreements: all is served; report them as a bug"),
         0 => println!("sound: {} events", sum(report, |b| b.events)),
         n => println!("{n} damaged places: `actadb repair` tells what can be done"),
     }

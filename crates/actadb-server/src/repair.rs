@@ -24,7 +24,7 @@ pub struct RepairArgs {
 }
 
 /// Exit code 0: repaired, or sound; 1: damage that needs `--accept-data-loss`, nothing was
-/// changed; 2: could not be repaired.
+/// changed; 2: could not be repaired, or not all of it.
 #[must_use]
 pub fn run(args: &RepairArgs) -> ExitCode {
     let repair = match Repair::survey(&args.dir) {
@@ -47,7 +47,9 @@ pub fn run(args: &RepairArgs) -> ExitCode {
         Ok(repaired) => repaired,
         Err(error) => return failed(args, &error),
     };
-    let sound = repaired.report.buckets.iter().all(|(_, bucket)| bucket.is_sound());
+    let checked = repaired.report.as_ref();
+    let sound = checked.is_ok_and(|r| r.buckets.iter().all(|(_, bucket)| bucket.is_sound()));
+    let sound = sound && repaired.failed.is_empty();
     match plan {
         Some(plan) => println!("{}", done_json(&plan, &repaired, sound)),
         None => print_done(&repaired, sound),
@@ -68,6 +70,9 @@ fn print_plan(args: &RepairArgs, report: &Report) {
     for (bucket, found) in &report.buckets {
         for damage in &found.damage {
             println!("bucket {bucket} DAMAGE {damage}");
+        }
+        for odd in &found.disagreements {
+            println!("bucket {bucket} DISAGREES {odd}; left as it is: all of it is served");
         }
         for damage in found.bad_indexes.iter().chain(&found.mendable) {
             println!("bucket {bucket} to mend: {damage}");
@@ -130,16 +135,24 @@ fn print_done(repaired: &Repaired, sound: bool) {
     if let Some(aside) = &repaired.aside {
         println!("kept what was given up in {}", aside.display());
     }
-    for (bucket, found) in &repaired.report.buckets {
+    for (bucket, error) in &repaired.failed {
+        eprintln!("bucket {bucket} cannot be repaired: {error}");
+    }
+    let report = match &repaired.report {
+        Ok(report) => report,
+        Err(error) => return eprintln!("cannot check: {error}; run `actadb check`"),
+    };
+    for (bucket, found) in &report.buckets {
         for damage in found.damage.iter().chain(&found.bad_indexes) {
             println!("bucket {bucket} still DAMAGED: {damage}");
         }
     }
-    let events = sum(&repaired.report, |bucket| bucket.events);
+    let events = sum(report, |bucket| bucket.events);
     match (sound, repaired.done.is_empty()) {
         (true, true) => println!("sound: {events} events; there was nothing to mend"),
         (true, false) => println!("repaired and sound: {events} events"),
-        (false, _) => println!("not sound: run `actadb check`"),
+        (false, _) if repaired.failed.is_empty() => println!("not sound: run `actadb check`"),
+        (false, _) => println!("not all is mended: run `actadb repair` again"),
     }
 }
 
@@ -169,6 +182,7 @@ fn plan_json(report: &Report) -> Vec<serde_json::Value> {
         json!({
             "bucket": number.0,
             "damage": places(&found.damage),
+            "disagreements": places(&found.disagreements),
             "bad_indexes": places(&found.bad_indexes),
             "mendable": places(&found.mendable),
             "loss": found.loss.as_ref().map(loss_json),
@@ -185,12 +199,19 @@ fn done_json(plan: &[serde_json::Value], repaired: &Repaired, sound: bool) -> se
             "what": mended.what,
         })
     });
+    let failed = repaired
+        .failed
+        .iter()
+        .map(|(bucket, error)| json!({"bucket": bucket.0, "error": error.to_string()}));
+    let report = repaired.report.as_ref();
     json!({
         "changed": !repaired.done.is_empty(),
         "buckets": plan,
         "done": done.collect::<Vec<_>>(),
         "kept_in": repaired.aside.as_ref().map(|aside| aside.display().to_string()),
+        "failed": failed.collect::<Vec<_>>(),
+        "error": report.err().map(ToString::to_string),
         "sound": sound,
-        "events": sum(&repaired.report, |bucket| bucket.events),
+        "events": report.ok().map(|report| sum(report, |bucket| bucket.events)),
     })
 }

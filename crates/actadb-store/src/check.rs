@@ -13,7 +13,7 @@ use crate::error::OpenError;
 use crate::loss::{Loss, LossTracker};
 use crate::meta::Directory;
 use crate::open::index_path;
-use crate::verify::{Expected, IndexCheck, Verifier};
+use crate::verify::{Expected, Findings, IndexCheck, Verifier};
 use crate::walk::{Step, walk};
 
 /// What a check counted and found.
@@ -31,6 +31,9 @@ pub struct BucketReport {
     pub events: u64,
     /// Damage: what was acknowledged is not as it was.
     pub damage: Vec<Damage>,
+    /// Good records that do not fit each other: everything is served as it is, and a repair
+    /// changes nothing.
+    pub disagreements: Vec<Damage>,
     /// Indexes that a start would trust and must not. A repair rebuilds them.
     pub bad_indexes: Vec<Damage>,
     /// What the next start mends by itself: a torn tail, an index to rebuild, one bad slot.
@@ -43,30 +46,44 @@ impl BucketReport {
     /// Whether nothing is wrong but what the next start mends by itself.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.damage.is_empty() && self.bad_indexes.is_empty()
+        self.damage.is_empty() && self.bad_indexes.is_empty() && self.disagreements.is_empty()
+    }
+
+    /// Whether there is anything for a repair to do.
+    #[must_use]
+    pub fn can_be_mended(&self) -> bool {
+        let none = self.damage.is_empty() && self.bad_indexes.is_empty();
+        !none || !self.mendable.is_empty()
+    }
+
+    fn take(&mut self, findings: &mut Findings) {
+        self.damage.append(&mut findings.damage);
+        self.disagreements.append(&mut findings.disagreements);
     }
 }
 
 /// Walks one bucket and compares everything with everything.
 ///
 /// # Errors
-/// A newer format, a foreign segment, or what the device says; damage is in the report.
+/// A newer format, also of a record, a foreign segment, or what the device says; damage is in the
+/// report.
 pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketReport, OpenError> {
     let settings = directory.log_settings(bucket);
     let mut report = BucketReport::default();
     let synced_index = check_slots(&settings, &mut report)?;
-    let slots_lost = synced_index.is_none();
-    let synced_index = synced_index.unwrap_or(0);
     let mut verifier = Verifier::new(settings.identity, directory.meta().partitioning, true);
     let mut losses = LossTracker::default();
+    let mut findings = Findings::default();
     let mut failed = None;
-    // Damage found before the segment at hand.
-    let mut earlier = report.damage.len();
+    let places = |report: &BucketReport| report.damage.len() + report.disagreements.len();
+    // Found before the segment at hand.
+    let mut earlier = places(&report);
     walk(&settings, synced_index, &mut |step| match step {
         Step::Frame { entry, body } => {
             let before = report.damage.len();
             let path = settings.segment_path(body.segment);
-            let content = verifier.frame(&path, entry, body, &mut report.damage);
+            let content = verifier.frame(&path, entry, body, &mut findings);
+            report.take(&mut findings);
             report.frames += 1;
             report.records += content.records;
             report.events += content.events;
@@ -77,11 +94,11 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
             report.segments += 1;
             losses.segment_end(&segment);
             let expected = verifier.segment_end(segment);
-            if !last && whole && report.damage.len() == earlier {
+            if !last && whole && places(&report) == earlier {
                 let compared = compare_index(&settings, segment.number, expected, &mut report);
                 failed = failed.take().or(compared.err());
             }
-            earlier = report.damage.len();
+            earlier = places(&report);
         }
         Step::Bad { damage, torn: true, .. } => report.mendable.push(damage),
         Step::Bad { damage, segment, torn: false } => {
@@ -90,10 +107,14 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
             verifier.skip();
         }
     })?;
+    if let Some(damage) = findings.newer {
+        // Not rot: its checksum holds. Nothing that this program knows may be done about it.
+        return Err(OpenError::NewerRecord(damage));
+    }
     if let Some(error) = failed {
         return Err(error.into());
     }
-    report.loss = losses.finish(&settings, synced_index, slots_lost)?;
+    report.loss = losses.finish(&settings, synced_index)?;
     Ok(report)
 }
 

@@ -9,6 +9,9 @@ pub enum OpenError {
     /// The log, a slot or the meta file.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A newer program wrote a record.
+    #[error("{0}")]
+    NewerRecord(Damage),
     /// An index could not be written.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -40,14 +43,14 @@ impl OpenError {
     /// Whether a newer program has written what cannot be read.
     #[must_use]
     pub fn is_newer_format(&self) -> bool {
-        matches!(self, Self::Log(LogError::NewerFormat { .. }))
+        matches!(self, Self::Log(LogError::NewerFormat { .. }) | Self::NewerRecord(_))
     }
 
     /// Whether what was acknowledged is not as it was; else the device said no.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Log(LogError::Io { .. }) => false,
+            Self::Log(LogError::Io { .. }) | Self::NewerRecord(_) => false,
             Self::Index(error) => !matches!(error, IndexError::Io { .. }),
             _ => true,
         }

@@ -148,19 +148,19 @@ impl LossTracker {
     }
 
     /// What is lost, if anything. `proven` is the highest entry that slots prove to have been
-    /// there; the indexes of the segments concerned are asked, too.
+    /// there, `None` when they are lost; the indexes of the segments concerned are asked, too.
     pub(crate) fn finish(
         mut self,
         settings: &LogSettings,
-        proven: u64,
-        slots: bool,
+        proven: Option<u64>,
     ) -> Result<Option<Loss>, LogError> {
+        let slots = proven.is_none();
         if !self.broken && !slots {
             return Ok(None);
         }
         let mut indexed = 0;
         if self.broken {
-            self.last_entry = self.last_entry.max(proven);
+            self.last_entry = self.last_entry.max(proven.unwrap_or(0));
             indexed = self.ask_indexes(settings)?;
         }
         let lost = self.behind.iter().filter_map(|(partition, next)| {

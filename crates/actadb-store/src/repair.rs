@@ -2,7 +2,8 @@
 //!
 //! What costs no acknowledged event is mended as a start mends it: a torn tail is cut, indexes are
 //! rebuilt, a bad slot is written again. Where the log is damaged it must end before the damage;
-//! the files that go are set aside, never deleted.
+//! the files that go are set aside, never deleted. Without slots nothing tells a torn tail from
+//! damage, so it is taken for damage.
 //!
 //! The order makes every step safe to be the last one before a power loss:
 //!
@@ -57,7 +58,7 @@ impl fmt::Display for Mended {
 
 /// Mends a bucket as its check found it; whoever calls has accepted the loss that the report
 /// tells. Files that go are kept in `aside`, a directory directly below the database's that no
-/// earlier repair has used.
+/// earlier repair has used. What was done is pushed to `done`, also by a repair that fails.
 ///
 /// # Errors
 /// What the device says, and damage that came since the check. The repair can be run again.
@@ -66,21 +67,22 @@ pub fn repair_bucket(
     bucket: BucketId,
     report: &BucketReport,
     aside: &Path,
-) -> Result<Vec<Mended>, OpenError> {
+    done: &mut Vec<Mended>,
+) -> Result<(), OpenError> {
     let settings = directory.log_settings(bucket);
-    let mut done = Vec::new();
-    if report.is_sound() && report.mendable.is_empty() {
-        return Ok(done);
+    if !report.can_be_mended() {
+        return Ok(());
     }
     if let Some(loss) = &report.loss {
         let aside = SetAside { settings: &settings, dir: bucket_dir(aside, bucket) };
-        aside.run(directory.root(), loss, &mut done)?;
+        aside.run(directory.root(), loss, done)?;
     }
     let disk = &*settings.disk;
     for damage in &report.bad_indexes {
         let path = &damage.file;
         if disk.exists(path).map_err(LogError::io("look for", path))? {
             disk.remove(path).map_err(LogError::io("remove", path))?;
+            done.push(Mended::new(path, "removed: it is built anew from its segment"));
         }
     }
     let opened = open_bucket(directory, bucket)?;
@@ -105,7 +107,7 @@ pub fn repair_bucket(
             source: std::io::ErrorKind::StorageFull.into(),
         }
         .into()),
-        None => Ok(done),
+        None => Ok(()),
     }
 }
 
@@ -144,7 +146,8 @@ impl SetAside<'_> {
             sync_dir(disk, &self.settings.dir)?;
         }
         self.write_slots(loss)?;
-        done.push(Mended::new(&slots, format!("wrote both: entry {} is last", keep.last_entry)));
+        let what = format!("wrote both; the log ends with entry {}", keep.last_entry);
+        done.push(Mended::new(&slots, what));
         Ok(())
     }
 
@@ -195,9 +198,11 @@ impl SetAside<'_> {
             let (synced_index, boot_counter) = (old.synced_index.min(last), old.boot_counter + 1);
             return slots.save(SlotState { synced_index, boot_counter, ..old });
         }
+        // Nothing tells what of the log was synced: what can be read may lie in the cache only. A
+        // start writes all above the synced index again, syncs it, and saves the true one.
         let first = first_slots(identity.database, identity.bucket);
         let term = first.term.max(loss.keep.term);
-        Slots::create(&**disk, dir, *identity, SlotState { synced_index: last, term, ..first })?;
+        Slots::create(&**disk, dir, *identity, SlotState { synced_index: 0, term, ..first })?;
         Ok(())
     }
 }

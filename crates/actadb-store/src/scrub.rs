@@ -12,7 +12,7 @@ use actadb_log::scan::Tip;
 
 use crate::reader::Reader;
 use crate::segments::{Segment, SegmentIndex, Shared};
-use crate::verify::{IndexCheck, IndexStep, Verifier};
+use crate::verify::{Findings, IndexCheck, IndexStep, Verifier};
 use crate::walk::{SegmentStep, SegmentWalk, entry_of};
 
 /// What one step came to.
@@ -22,6 +22,8 @@ pub struct ScrubStep {
     pub bytes: u64,
     /// What is not right.
     pub found: Vec<Damage>,
+    /// Whether something was not looked at: it may be as damaged as an earlier round found it.
+    pub passed_over: bool,
     /// Whether all sealed segments have been read.
     pub ended: bool,
 }
@@ -57,10 +59,11 @@ impl Scrub {
 
     /// Reads on for about `bytes`: at least one frame or block, at most one frame more. What
     /// cannot be read is damage, too; only a lack of file handles is not: then the segment is
-    /// passed over in this round.
+    /// passed over in this round. A step ends with the first thing that is wrong: the search for
+    /// what is good behind it may take the rest of a segment.
     pub fn step(&mut self, bytes: u64) -> ScrubStep {
         let mut step = ScrubStep::default();
-        while step.bytes < bytes && !step.ended {
+        while step.bytes < bytes && !step.ended && step.found.is_empty() && !step.passed_over {
             let outcome = match std::mem::replace(&mut self.part, Part::Nothing) {
                 Part::Nothing => self.begin(&mut step),
                 Part::Frames(segment, walk, sound) => self.frames(segment, walk, sound, &mut step),
@@ -70,6 +73,9 @@ impl Scrub {
                 Ok(part) => self.part = part,
                 Err(failed) => {
                     step.found.extend(failed);
+                    step.passed_over = true;
+                    // Trying costs, too: errors alone must not make a loop without a pause.
+                    step.bytes += BLOCK_BYTES as u64;
                     self.lose();
                 }
             }
@@ -117,13 +123,17 @@ impl Scrub {
         match next {
             SegmentStep::Frame(frame) => {
                 let (entry, body) = entry_of(self.number, frame);
-                self.verifier.frame(segment.path(), &entry, body, &mut step.found);
+                let mut findings = Findings::default();
+                self.verifier.frame(segment.path(), &entry, body, &mut findings);
+                let Findings { damage, disagreements, newer } = findings;
+                step.found.extend(damage.into_iter().chain(disagreements).chain(newer));
             }
             SegmentStep::Bad(index, what) => {
                 let what = format!("{what}, entry {index} expected");
                 step.found.push(Damage::new(segment.path(), before, what));
                 self.verifier.skip();
                 if !walk.skip_bad().map_err(|error| of_log(&segment, before, error))? {
+                    step.bytes += walk.length().saturating_sub(before);
                     return Err(None);
                 }
             }
@@ -133,6 +143,8 @@ impl Scrub {
                 if sound {
                     return Ok(Part::Index(segment, IndexCheck::new(expected)));
                 }
+                // Nothing tells what its index must say.
+                step.passed_over = true;
                 self.number += 1;
                 return Ok(Part::Nothing);
             }
@@ -152,9 +164,19 @@ impl Scrub {
         step.bytes += BLOCK_BYTES as u64;
         let done = match check.step(index) {
             Ok(IndexStep::More) => return Ok(Part::Index(segment, check)),
-            Ok(IndexStep::Done(done)) => done,
-            Err(IndexError::Io { source, .. }) if actadb_disk::disk::is_no_room(&source) => None,
-            Err(error) => Some(Damage::new(index.path(), 0, error.to_string())),
+            Ok(IndexStep::Done(done)) => {
+                // It ends at the first damage.
+                step.passed_over |= done.is_some();
+                done
+            }
+            Err(error) => {
+                step.passed_over = true;
+                let no_handles = |e: &IndexError| match e {
+                    IndexError::Io { source, .. } => actadb_disk::disk::is_no_room(source),
+                    _ => false,
+                };
+                (!no_handles(&error)).then(|| Damage::new(index.path(), 0, error.to_string()))
+            }
         };
         // The segment itself is sound: what follows must continue it.
         step.found.extend(done);

@@ -13,9 +13,9 @@ use actadb_log::writer::FullSegment;
 use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::{PartitionId, Partitioning, hash16};
 
-use crate::hashes::{event_id_hash, stream_hash};
+use crate::hashes::{event_id_hash, stream_hash, stream_key};
 use crate::open::described_segment;
-use crate::record::{Record, Transaction, records};
+use crate::record::{BadRecord, Record, Transaction, records};
 
 /// How many good records and events a frame has, and how far each partition came.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,17 @@ pub struct FrameContent {
     pub events: u64,
     /// The sequence behind the last one, of each partition in the frame.
     pub next: BTreeMap<PartitionId, u64>,
+}
+
+/// What is wrong with frames.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// What a start, or a reader, refuses.
+    pub damage: Vec<Damage>,
+    /// Good records that do not fit each other, and are served all the same.
+    pub disagreements: Vec<Damage>,
+    /// The first record that only a newer program can read.
+    pub newer: Option<Damage>,
 }
 
 /// What a segment was found to hold: what its index must say.
@@ -45,8 +56,9 @@ pub struct Verifier {
     partitioning: Partitioning,
     /// The sequence behind the last one of each partition; `None` behind a gap.
     next: BTreeMap<PartitionId, Option<u64>>,
-    /// The version behind the last one of each stream, where versions are followed.
-    versions: Option<HashMap<(PartitionId, u32, String), u64>>,
+    /// The version behind the last one of each stream, where versions are followed. By hash:
+    /// there may be very many streams, and their names are long.
+    versions: Option<HashMap<u128, u64>>,
     /// Whether the log was read from its beginning without a gap.
     complete: bool,
     last_time_ns: u64,
@@ -89,55 +101,62 @@ impl Verifier {
         self.begin_segment();
     }
 
-    /// Takes the next frame; what is wrong in it is pushed to `damage`.
+    /// Takes the next frame; what is wrong in it is added to `findings`.
     pub fn frame(
         &mut self,
         path: &Path,
         entry: &Entry,
         body: Place,
-        damage: &mut Vec<Damage>,
+        findings: &mut Findings,
     ) -> FrameContent {
         if let Some(head) = BatchHead::decode(entry.kind, &entry.body) {
             if head.time_ns < self.last_time_ns {
-                damage.push(Damage::new(path, body.offset.into(), "the time of a batch fell"));
+                let damage = Damage::new(path, body.offset.into(), "the time of a batch fell");
+                findings.disagreements.push(damage);
             }
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         let mut content = FrameContent::default();
         for (at, record) in records(self.identity, entry) {
             let place = body.offset + at;
-            let mut bad = |what: String| damage.push(Damage::new(path, place.into(), what));
+            let damage = |what: String| Damage::new(path, place.into(), what);
             match record {
                 Ok(Record::Transaction(transaction)) => {
-                    self.transaction(&transaction, place, &mut content, &mut bad);
+                    let outcome =
+                        self.transaction(&transaction, place, &mut content, &mut |what| {
+                            findings.disagreements.push(damage(what));
+                        });
+                    findings.damage.extend(outcome.err().map(damage));
                 }
                 Ok(Record::Other(_)) => {}
-                Err(error) => bad(error.to_string()),
+                Err(error @ BadRecord::Unsupported) => {
+                    findings.newer.get_or_insert(damage(error.to_string()));
+                    // It is of some partition, and moves it.
+                    self.next.values_mut().for_each(|next| *next = None);
+                }
+                Err(error) => findings.damage.push(damage(error.to_string())),
             }
         }
         content
     }
 
+    /// Tells `odd` what is served all the same, and answers what a start refuses.
     fn transaction(
         &mut self,
         transaction: &Transaction,
         place: u32,
         content: &mut FrameContent,
-        bad: &mut dyn FnMut(String),
-    ) {
+        odd: &mut dyn FnMut(String),
+    ) -> Result<(), String> {
         content.records += 1;
         let partition = transaction.partition;
         let Some(next) = self.next.get_mut(&partition) else {
-            return bad(format!("a record of partition {partition}"));
+            return Err(format!("a record of partition {partition}"));
         };
         let found = transaction.first_sequence;
-        if let Some(next) = *next
-            && next != found
-        {
-            bad(format!(
-                "partition {partition} goes on at sequence {next}, the record has {found}"
-            ));
-        }
+        let gap = next.filter(|next| *next != found).map(|next| {
+            format!("partition {partition} goes on at sequence {next}, the record has {found}")
+        });
         // Goes on from what is there, so that one gap is told once.
         *next = Some(transaction.next_sequence());
         content.next.insert(partition, transaction.next_sequence());
@@ -148,24 +167,26 @@ impl Verifier {
             content.events += 1;
             lane.1 += 1;
             if let Some(versions) = &mut self.versions {
-                let key = (partition, transaction.namespace, event.stream.to_owned());
-                let known = versions.insert(key, event.version + 1);
+                let key = stream_key(partition, transaction.namespace, event.stream);
+                // The last version there can be is followed by none.
+                let known = versions.insert(key, event.version.wrapping_add(1));
                 let next = known.or(self.complete.then_some(0));
                 if let Some(next) = next.filter(|next| *next != event.version) {
                     let (stream, found) = (event.stream, event.version);
-                    bad(format!(
+                    odd(format!(
                         "stream {stream} goes on at version {next}, the record has {found}"
                     ));
                 }
             }
             if self.partitioning.partition_of_hash(hash16(event.id)) != partition {
-                bad(format!("event id {} belongs to another partition", event.id));
+                odd(format!("event id {} belongs to another partition", event.id));
             }
             let group = stream_hash(transaction.namespace, event.stream);
             self.digest.add_place(partition.0, event.sequence, place);
             self.digest.add_posting(group, partition.0, event.version, place);
             self.digest.add_key(event_id_hash(transaction.namespace, event.id), place);
         }
+        gap.map_or(Ok(()), Err)
     }
 
     /// Ends a segment and begins the next one. Answers what the index of the ended one must say.

@@ -3,6 +3,7 @@
 //! [`SegmentWalk`] reads one segment; [`walk`] all segments of a stopped bucket. Both go on behind
 //! what is bad where they can, so that everything that can be read is shown.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use actadb_log::error::{Damage, LogError};
@@ -125,6 +126,12 @@ impl SegmentWalk {
         self.scanner.offset()
     }
 
+    /// Length of the file.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.scanner.length()
+    }
+
     /// The last good frame.
     #[must_use]
     pub fn tip(&self) -> Tip {
@@ -190,12 +197,14 @@ pub fn entry_of(segment: u64, frame: Frame) -> (Entry, Place) {
 }
 
 /// Shows `visit` everything from the first segment to the last. Answers the last good frame.
+/// `synced_index` is `None` when the slots are lost: nothing tells then which bad frames were
+/// never acknowledged, so none is taken for torn.
 ///
 /// # Errors
 /// A newer format, a foreign segment, or what the device says; damage is shown, not returned.
 pub fn walk(
     settings: &LogSettings,
-    synced_index: u64,
+    synced_index: Option<u64>,
     visit: &mut dyn FnMut(Step<'_>),
 ) -> Result<Tip, LogError> {
     let (disk, dir) = (&*settings.disk, &settings.dir);
@@ -206,16 +215,18 @@ pub fn walk(
     }
     let mut numbers = segment_numbers(disk, dir)?;
     // Files allocated ahead, or begun and never synced, are no part of the log.
-    let mut unused: Vec<Unused> = Vec::new();
+    let mut unused: Vec<(u64, Unused)> = Vec::new();
     while let Some(last) = numbers.last().copied() {
         match unused_segment(settings, last) {
-            Ok(Some(found)) => unused.push(found),
+            Ok(Some(found)) => unused.push((last, found)),
             Ok(None) | Err(LogError::Damaged(_)) => break,
             Err(error) => return Err(error),
         }
         numbers.pop();
     }
-    let proven = unused.iter().map(|unused| unused.durable).max().unwrap_or(0).max(synced_index);
+    // The highest entry that was durable for certain; all, for what is known without slots.
+    let durable = unused.iter().map(|(_, unused)| unused.durable).max().unwrap_or(0);
+    let proven = synced_index.map_or(u64::MAX, |synced| synced.max(durable));
     // `None` behind what could not be read: what follows is taken at its word.
     let mut tip = Some(Tip::default());
     let mut highest = Tip::default();
@@ -232,11 +243,8 @@ pub fn walk(
             let whole = whole && tip.is_some() && broken.is_none();
             visit(Step::SegmentEnd { segment, last: false, whole });
         }
-        for missing in expected..*number {
-            let damage = Damage::new(&settings.segment_path(missing), 0, "the segment is missing");
-            visit(Step::Bad { damage, segment: Some(missing), torn: false });
-        }
-        expected = number + 1;
+        missing(settings, expected..*number, visit);
+        expected = number.saturating_add(1);
         if let Some(damage) = broken {
             visit(Step::Bad { damage, segment: Some(*number), torn: false });
         }
@@ -253,13 +261,18 @@ pub fn walk(
         let last = Some(&segment.number) == numbers.last();
         visit(Step::SegmentEnd { segment, last, whole });
     }
-    for file in unused.into_iter().rev().filter(|file| file.end > 0) {
-        let torn = file.durable <= highest.index;
+    for (number, file) in unused.into_iter().rev() {
+        // Recovery refuses a gap before it looks at what is behind it.
+        missing(settings, expected..number, visit);
+        expected = number.saturating_add(1);
+        if file.end == 0 {
+            continue;
+        }
+        let torn = synced_index.is_some() && file.durable <= highest.index;
         let damage = Damage::new(&file.path, 0, "a segment whose header was never synced");
-        let number = numbers.last().map_or(1, |last| last + 1);
         visit(Step::Bad { damage, segment: Some(number), torn });
     }
-    if highest.index < synced_index {
+    if let Some(synced_index) = synced_index.filter(|synced| highest.index < *synced) {
         let path = settings.segment_path(numbers.last().copied().unwrap_or(1));
         let what = format!(
             "the log ends with entry {}, the meta slot says that {synced_index} was synced",
@@ -268,6 +281,18 @@ pub fn walk(
         visit(Step::Bad { damage: Damage::new(&path, 0, what), segment: None, torn: false });
     }
     Ok(highest)
+}
+
+/// Shows a range of segments that are missing as one damage: there may be very many.
+fn missing(settings: &LogSettings, range: Range<u64>, visit: &mut dyn FnMut(Step<'_>)) {
+    let Some(last) = range.end.checked_sub(1).filter(|last| range.start <= *last) else { return };
+    let what = match range.start == last {
+        true => "the segment is missing".to_owned(),
+        false => format!("the segments {} to {last} are missing", range.start),
+    };
+    let damage = Damage::new(&settings.segment_path(range.start), 0, what);
+    // The index of the last one, if it is left, tells for all of them.
+    visit(Step::Bad { damage, segment: Some(last), torn: false });
 }
 
 /// Shows the frames of one segment; answers whether all of it could be read, but for a torn tail.
@@ -286,7 +311,7 @@ fn walk_segment(
             }
             SegmentStep::End => return Ok(whole),
             SegmentStep::Bad(index, what) => {
-                let torn = last && proven.max(segment.durable_behind()?) < index;
+                let torn = last && proven < index && segment.durable_behind()? < index;
                 let what = format!("{what}, entry {index} expected");
                 let damage = Damage::new(segment.path(), segment.offset(), what);
                 visit(Step::Bad { damage, segment: Some(segment.number), torn });

@@ -21,6 +21,9 @@ use crate::status::BucketBoard;
 /// start on a full disk.
 const LONG_JOBS_MAX: usize = 4096;
 
+/// The scrub waits for each step before it asks for the next.
+const SCRUB_JOBS_MAX: usize = 2;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Runs jobs that block.
@@ -30,6 +33,9 @@ pub struct Executor {
     pool: Option<mpsc::Sender<Job>>,
     /// One thread for what takes long and may wait: sealing.
     long: Option<mpsc::Sender<Job>>,
+    /// One thread for the scrub: a step over rot may read a whole segment, and seals must not wait
+    /// for it.
+    scrub: Option<mpsc::Sender<Job>>,
     places: Arc<Semaphore>,
 }
 
@@ -62,14 +68,10 @@ impl Executor {
         // per thread before it.
         let places = Arc::new(Semaphore::new(threads.max(1)));
         if execution == Execution::Inline {
-            return Ok(Self { pool: None, long: None, places });
+            return Ok(Self { pool: None, long: None, scrub: None, places });
         }
-        let (long, mut long_in) = mpsc::channel::<Job>(LONG_JOBS_MAX);
-        thread::Builder::new().name("acta-seal".into()).spawn(move || {
-            while let Some(job) = long_in.blocking_recv() {
-                let _ = catch_unwind(AssertUnwindSafe(job));
-            }
-        })?;
+        let long = one_thread("acta-seal", LONG_JOBS_MAX)?;
+        let scrub = one_thread("acta-scrub", SCRUB_JOBS_MAX)?;
         let (sender, receiver) = mpsc::channel::<Job>(threads.max(1) + fetches);
         let receiver = Arc::new(Mutex::new(receiver));
         for n in 0..threads.max(1) {
@@ -84,7 +86,7 @@ impl Executor {
                 }
             })?;
         }
-        Ok(Self { pool: Some(sender), long: Some(long), places })
+        Ok(Self { pool: Some(sender), long: Some(long), scrub: Some(scrub), places })
     }
 
     /// Runs a job that reads; `None` when it panicked.
@@ -106,24 +108,17 @@ impl Executor {
     /// Runs a job whose way back is its own business. Answers whether it was taken; the queue is
     /// sized so that it is.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
-        match &self.pool {
-            Some(pool) => pool.try_send(Box::new(job)).is_ok(),
-            None => {
-                job();
-                true
-            }
-        }
+        submit_to(self.pool.as_ref(), job)
     }
 
     /// As [`submit`](Self::submit), for a job that takes long and may wait.
     pub(crate) fn submit_long(&self, job: impl FnOnce() + Send + 'static) -> bool {
-        match &self.long {
-            Some(long) => long.try_send(Box::new(job)).is_ok(),
-            None => {
-                job();
-                true
-            }
-        }
+        submit_to(self.long.as_ref(), job)
+    }
+
+    /// As [`submit`](Self::submit), for a step of the scrub.
+    pub(crate) fn submit_scrub(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        submit_to(self.scrub.as_ref(), job)
     }
 
     /// Gives a bucket's files to a thread of their own. When the thread panics, `done` closes.
@@ -174,5 +169,27 @@ impl Executor {
             });
         }
         Ok(WriterThread { work, done })
+    }
+}
+
+/// A thread that runs one job after the other, and lives on when one panics.
+fn one_thread(name: &str, jobs: usize) -> std::io::Result<mpsc::Sender<Job>> {
+    let (sender, mut jobs_in) = mpsc::channel::<Job>(jobs);
+    thread::Builder::new().name(name.into()).spawn(move || {
+        while let Some(job) = jobs_in.blocking_recv() {
+            let _ = catch_unwind(AssertUnwindSafe(job));
+        }
+    })?;
+    Ok(sender)
+}
+
+/// Runs the job here when there are no threads.
+fn submit_to(queue: Option<&mpsc::Sender<Job>>, job: impl FnOnce() + Send + 'static) -> bool {
+    match queue {
+        Some(queue) => queue.try_send(Box::new(job)).is_ok(),
+        None => {
+            job();
+            true
+        }
     }
 }

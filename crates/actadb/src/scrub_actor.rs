@@ -1,8 +1,8 @@
 //! Reading sealed segments again, slowly, for as long as the database runs.
 //!
 //! One actor for the node: it takes the buckets one after the other, a small step at a time on the
-//! executor's long thread, and waits after each step so that it stays below its rate. It finds and
-//! tells; it closes nothing.
+//! executor's thread for it, and waits after each step so that it stays below its rate. It finds
+//! and tells; it closes nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -103,19 +103,22 @@ impl ScrubActor {
         let mut scrub = round.scrub.take().unwrap_or_else(|| Scrub::new(reader));
         let (answer, answered) = oneshot::channel();
         // A full queue drops the job, and with it the way back.
-        self.executor.submit_long(move || {
+        self.executor.submit_scrub(move || {
             let step = scrub.step(STEP_BYTES);
             let _ = answer.send((scrub, step));
         });
         let bytes = match answered.await {
-            Ok((scrub, ScrubStep { bytes, found, ended })) => {
-                self.board.step(round.bucket, bytes, found);
+            Ok((scrub, step)) => {
+                let ScrubStep { bytes, ended, .. } = step;
+                self.board.step(round.bucket, step);
                 round.bucket += usize::from(ended);
                 round.scrub = (!ended).then_some(scrub);
                 bytes
             }
             Err(_) => {
                 tracing::error!("a step of the scrub panicked: the bucket is passed over");
+                let step = ScrubStep { passed_over: true, ..ScrubStep::default() };
+                self.board.step(round.bucket, step);
                 round.bucket += 1;
                 STEP_BYTES
             }

@@ -63,8 +63,10 @@ pub struct Repaired {
     pub done: Vec<(BucketId, Mended)>,
     /// Where files were set aside, if any were.
     pub aside: Option<PathBuf>,
-    /// A check after it.
-    pub report: Report,
+    /// Buckets that could not be mended, and why; a repair can be run again.
+    pub failed: Vec<(BucketId, OpenError)>,
+    /// A check after it, if it could be made.
+    pub report: Result<Report, OpenError>,
 }
 
 impl Repair {
@@ -91,19 +93,23 @@ impl Repair {
     }
 
     /// Mends everything, giving up what the report says, and checks it again. What is given up
-    /// is kept in `damaged-<time>` in the database's directory.
+    /// is kept in `damaged-<time>` in the database's directory. A bucket that fails keeps no other
+    /// one from being mended, and what was done to it is told all the same.
     ///
     /// # Errors
-    /// What the device says. A repair that was stopped can be run again.
+    /// What the device says before anything is changed.
     pub fn mend(self) -> Result<Repaired, OpenError> {
         let aside = self.aside()?;
-        let mut done = Vec::new();
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
         for (bucket, report) in &self.report.buckets {
-            let mended = repair_bucket(&self.directory, *bucket, report, &aside)?;
+            let mut mended = Vec::new();
+            let outcome = repair_bucket(&self.directory, *bucket, report, &aside, &mut mended);
             done.extend(mended.into_iter().map(|mended| (*bucket, mended)));
+            failed.extend(outcome.err().map(|error| (*bucket, error)));
         }
-        let aside = self.costs().then_some(aside);
-        Ok(Repaired { done, aside, report: check_all(&self.directory)? })
+        let kept = self.directory.disk().exists(&aside).unwrap_or(true);
+        let aside = (self.costs() && kept).then_some(aside);
+        Ok(Repaired { done, aside, failed, report: check_all(&self.directory) })
     }
 
     /// A directory that no earlier repair has used.
@@ -165,7 +171,7 @@ pub fn dump(
         let settings = directory.log_settings(bucket);
         // Damaged slots are the check's business; the frames are shown all the same.
         let slots = Slots::open(&*settings.disk, &settings.dir, settings.identity);
-        let synced_index = slots.ok().flatten().map_or(0, |slots| slots.state().synced_index);
+        let synced_index = slots.ok().flatten().map(|slots| slots.state().synced_index);
         walk(&settings, synced_index, &mut |step| {
             show(bucket, Dumped::Step(&step));
             if let Step::Frame { entry, body } | Step::Rotten { entry, body } = &step {

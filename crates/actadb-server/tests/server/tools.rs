@@ -149,3 +149,43 @@ async fn repair_tells_what_would_be_lost_and_gives_it_up_only_when_told() {
     let (_, stdout, _) = actadb(&["check", "--dir", path]);
     assert!(stdout.contains("sound: 17 events"), "{stdout}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_cannot_be_repaired_hides_nothing_that_was_done() {
+    let dir = tempfile::tempdir().expect("dir");
+    let data = dir.path().join("data");
+    some_events(&data).await;
+    let path = data.to_str().expect("a path");
+    let spoil = |bucket: &str| {
+        let slots = data.join(bucket).join("slots");
+        let mut bytes = std::fs::read(&slots).expect("read");
+        bytes[20] ^= 1;
+        std::fs::write(&slots, &bytes).expect("written");
+    };
+    // A start removes the index of the newest segment; a directory is not removed.
+    let obstacle = data.join("bucket-000/000000000001.index");
+    std::fs::create_dir(&obstacle).expect("created");
+    spoil("bucket-000");
+    spoil("bucket-001");
+    let (exit, stdout, stderr) = actadb(&["repair", "--dir", path]);
+    assert_eq!(exit, 2, "{stdout} {stderr}");
+    assert!(
+        stdout.contains("bucket 1 ") && stdout.contains("wrote the slot at byte 0"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("not all is mended"), "{stdout}");
+    assert!(stderr.contains("bucket 0 cannot be repaired: "), "{stderr}");
+
+    spoil("bucket-002");
+    let (exit, stdout, _) = actadb(&["repair", "--dir", path, "--json"]);
+    assert_eq!(exit, 2, "{stdout}");
+    let done: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&done["changed"], &done["sound"]), (&true.into(), &false.into()));
+    assert_eq!(done["done"][0]["bucket"], 2);
+    assert_eq!(done["failed"][0]["bucket"], 0);
+    assert_eq!(done["events"], 20);
+
+    std::fs::remove_dir(&obstacle).expect("removed");
+    let (exit, stdout, _) = actadb(&["repair", "--dir", path]);
+    assert_eq!(exit, 0, "{stdout}");
+}
