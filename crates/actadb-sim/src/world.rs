@@ -127,8 +127,8 @@ impl World {
         let think_ns = [20_000, 300_000, 3_000_000, 30_000_000, 60_000_000][dice.below(5) as usize];
         let fault_one_in = [15, 40, 100][dice.below(3) as usize];
         let tight = dice.one_in(4);
-        // What is short of space is tried again after a second: such a world must last, and look-ups
-        // that outlive a refusal are what it is for.
+        // What is short of space is tried again after a second: such a world must last, and
+        // look-ups that outlive a refusal are what it is for.
         let (think_ns, pool_slowness) = match tight {
             true => (30_000_000, 2_000),
             false => (think_ns, [0, 2, 200][dice.below(3) as usize]),
