@@ -105,6 +105,11 @@ impl Scrub {
         }
         step.found.extend(damage);
         match walk {
+            Some(walk) if !sound => {
+                // What was searched for its first good frame.
+                step.bytes += walk.offset();
+                Ok(Part::Frames(segment, walk, sound))
+            }
             Some(walk) => Ok(Part::Frames(segment, walk, sound)),
             None => Err(None),
         }

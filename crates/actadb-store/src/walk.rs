@@ -74,8 +74,8 @@ pub struct SegmentWalk {
 
 impl SegmentWalk {
     /// Opens a segment. `before` is the last frame before it, `None` when that is not known; a
-    /// segment that does not continue it is damage, and can be read all the same. Without a good
-    /// header there is nothing to read.
+    /// segment that does not continue it is damage, and can be read all the same. Where the header
+    /// is rotten the walk begins with the first good frame of a later entry, if there is one.
     ///
     /// # Errors
     /// A newer format, a foreign segment, or what the device says.
@@ -89,7 +89,16 @@ impl SegmentWalk {
         let header = match read_header(&*file, &path, settings.identity) {
             Ok(Some(header)) => header,
             Ok(None) => {
-                return Ok((None, Some(Damage::new(&path, 0, "the segment has no header"))));
+                let damage = Damage::new(&path, 0, "the segment has no header");
+                let seed = settings.identity.checksum_seed();
+                let tip = before.unwrap_or_default();
+                let mut scanner =
+                    Scanner::new(file, seed, tip).map_err(LogError::io("read", &path))?;
+                let good = scanner.skip_bad().map_err(LogError::io("read", &path))?;
+                let tip = scanner.tip();
+                let start = (tip.index + 1, tip.checksum);
+                let walk = good.then_some(Self { path, number, start, scanner });
+                return Ok((walk, Some(damage)));
             }
             Err(LogError::Damaged(damage)) => return Ok((None, Some(damage))),
             Err(error) => return Err(error),

@@ -108,6 +108,15 @@ fn what_is_behind_the_damage_is_counted_and_its_sequences_are_named() {
     let loss = check(&disk).loss.expect("told");
     assert_eq!((loss.readable_entries, loss.readable_events), (31, 32));
 
+    // Frames need no header to be read.
+    let disk = filled(50);
+    flip(&disk, &segment(2), 20);
+    flip(&disk, &segment(2), frame(0) + 500);
+    let report = check(&disk);
+    assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+    let loss = report.loss.expect("told");
+    assert_eq!((loss.entries(), loss.readable_entries), (Some((15, 50)), 35));
+
     // No index tells what the last frames of the growing segment held.
     let disk = filled(50);
     flip(&disk, &segment(4), frame(7) + 200);
