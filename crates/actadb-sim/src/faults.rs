@@ -1,6 +1,6 @@
 //! What goes wrong, and how it is put right again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use actadb_disk::sim::{SECTOR_BYTES, SimDisk};
 use actadb_model::dice::SplitMix64;
@@ -62,41 +62,42 @@ pub struct Rot {
     after: Vec<u8>,
 }
 
-/// Damages a sealed segment, an index, the slots, or an entry of the newest segment that a later
-/// one proves durable (`proven`: where they lie). Nothing else: of the last entries nobody can
-/// tell rot from a torn write.
-pub fn rot(disk: &SimDisk, proven: &[(u64, Place)], dice: &mut SplitMix64) -> Option<Rot> {
-    let name = |path: &Path, end: &str| path.to_string_lossy().ends_with(end);
+/// Damages a segment, an index, or the slots. Of the segments only what something on the medium
+/// proves durable (`proven`: where those entries lie, in order) and the segments before them: of
+/// anything else nobody can tell rot from a torn write.
+pub fn rot(disk: &SimDisk, proven: &[Place], dice: &mut SplitMix64) -> Option<Rot> {
     let files = disk.files();
-    let segments: Vec<_> = files.iter().filter(|path| name(path, ".segment")).collect();
-    let newest = segments.last().map(|path| (*path).clone());
+    let ending =
+        |end: &'static str| files.iter().filter(move |path| path.to_string_lossy().ends_with(end));
+    let segment = |number: u64| {
+        ending(".segment").find(|path| {
+            let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            stem.is_some_and(|stem| stem.parse() == Ok(number))
+        })
+    };
+    let anywhere = |path: &PathBuf, dice: &mut SplitMix64| {
+        let length = disk.contents(path)?.len();
+        Some((path.clone(), dice.below(length as u64) as usize))
+    };
     let (path, offset) = match dice.below(4) {
         0 => {
-            let sealed = segments.len().checked_sub(2)?;
-            let path = segments[dice.below(sealed as u64 + 1) as usize];
-            // The newest but one is full only when a later one has begun, which the file that is
-            // allocated ahead does not tell.
-            let sealed = disk.contents(&path.with_extension("index"))?;
-            (!sealed.is_empty()).then_some(())?;
-            (path.clone(), dice.below(disk.contents(path)?.len() as u64) as usize)
+            let full = proven.last()?.segment - 1;
+            (full > 0).then_some(())?;
+            anywhere(segment(1 + dice.below(full))?, dice)?
         }
         1 => {
-            let indexes: Vec<_> = files.iter().filter(|path| name(path, ".index")).collect();
-            let path = indexes.get(dice.below(indexes.len() as u64) as usize)?;
-            ((*path).clone(), dice.below(disk.contents(path)?.len() as u64) as usize)
+            let indexes: Vec<_> = ending(".index").collect();
+            anywhere(indexes.get(dice.below(indexes.len() as u64) as usize)?, dice)?
         }
-        2 => {
-            let path = files.iter().find(|path| name(path, "slots"))?;
-            (path.clone(), dice.below(disk.contents(path)?.len() as u64) as usize)
-        }
+        2 => anywhere(ending("slots").next()?, dice)?,
         _ => {
-            let (_, place) = proven.get(dice.below(proven.len() as u64) as usize)?;
-            let number = format!("{:0>}", place.segment);
-            let path = newest.filter(|path| {
-                let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-                stem.is_some_and(|stem| stem.trim_start_matches('0') == number)
-            })?;
-            (path, place.offset as usize)
+            let place = proven.get(dice.below(proven.len() as u64) as usize)?;
+            // A sector that the log still grows into could not be put back.
+            let sector_end = (place.offset as usize / SECTOR_BYTES + 1) * SECTOR_BYTES;
+            let last = proven.last()?;
+            let grown = place.segment < last.segment || sector_end <= last.offset as usize;
+            grown.then_some(())?;
+            (segment(place.segment)?.clone(), place.offset as usize)
         }
     };
     let bytes = disk.contents(&path)?;

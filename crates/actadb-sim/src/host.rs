@@ -5,6 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use actadb_bucket::job::Done;
 use actadb_bucket::partition_side::PartitionSide;
 use actadb_bucket::writer_side::{WriterSide, WriterStart};
 use actadb_disk::sim::SimDisk;
@@ -65,8 +66,10 @@ pub struct Host {
     pub life: Option<Life>,
     /// Counts its lives: a message of an earlier one is lost.
     pub lives: u64,
-    /// Where the entries lie that are on the disk for certain.
-    pub places: Vec<(u64, Place)>,
+    /// Where the entries lie, and what each says was durable when it was begun.
+    places: Vec<(u64, Place, u64)>,
+    /// The last entry that a power loss leaves alone.
+    synced: u64,
     /// Nothing is damaged and the disk runs: reads must succeed.
     pub calm: Rc<Cell<bool>>,
     /// What is damaged on its disk.
@@ -86,6 +89,7 @@ impl Host {
             life: None,
             lives: 0,
             places: Vec::new(),
+            synced: 0,
             calm: Rc::new(Cell::new(true)),
             rot: None,
             taken_back: false,
@@ -103,7 +107,8 @@ impl Host {
         let disk = Arc::new(self.disk.clone());
         let directory = Directory::open_or_create(disk, Path::new("/db"), meta)?;
         let bucket = open_bucket(&directory, BucketId(0))?;
-        self.places.retain(|(index, _)| *index <= bucket.last.0);
+        self.places.retain(|(index, ..)| *index <= bucket.last.0);
+        self.synced = bucket.last.0;
         let start = WriterStart {
             partitions: PARTITIONS.to_vec(),
             last: bucket.last,
@@ -147,6 +152,20 @@ impl Host {
         Ok(reader)
     }
 
+    /// The disk has ended some work.
+    pub fn worked(&mut self, done: &Done) {
+        match done {
+            Done::Written { index, body, synced_through, .. } => {
+                self.places.push((*index, *body, self.synced));
+                self.synced = self.synced.max(*synced_through);
+            }
+            Done::Synced => {
+                self.synced = self.places.last().map_or(self.synced, |(index, ..)| *index);
+            }
+            _ => {}
+        }
+    }
+
     /// Whether a read may fail.
     #[must_use]
     pub fn is_excused(&self) -> bool {
@@ -155,9 +174,11 @@ impl Host {
 
     /// Damages something; answers whether it did.
     pub fn decay(&mut self, dice: &mut SplitMix64) -> bool {
-        // Each entry says up to where the log was durable when it was begun.
-        let proven = self.places.len().saturating_sub(3);
-        self.rot = rot(&self.disk, &self.places[..proven], dice);
+        let safe = self.places.iter().filter(|(index, ..)| *index <= self.synced);
+        let proof = safe.map(|(.., claim)| *claim).max().unwrap_or(0);
+        let proven = self.places.iter().filter(|(index, ..)| *index <= proof);
+        let proven: Vec<Place> = proven.map(|(_, place, _)| *place).collect();
+        self.rot = rot(&self.disk, &proven, dice);
         self.calm.set(self.rot.is_none());
         self.rot.is_some()
     }

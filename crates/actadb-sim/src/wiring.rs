@@ -159,8 +159,8 @@ impl World {
         let mut out = Vec::new();
         let now = self.schedule.now();
         let flushes = !matches!(input, WriterInput::Flush);
-        if let WriterInput::Done(Done::Written { index, body, .. }) = &input {
-            self.host_mut(host).places.push((*index, *body));
+        if let WriterInput::Done(done) = &input {
+            self.host_mut(host).worked(done);
         }
         let Some(life) = self.life(host) else { return };
         life.writer_side.step(now, input, &mut out);
