@@ -324,8 +324,8 @@ impl Recovery {
         for unsynced in unsynced {
             rewrite(unsynced, self.settings.identity.checksum_seed())?;
         }
-        // The newest first, each durable before the next: a loss of power between two must not leave
-        // a gap in the numbers.
+        // The newest first, each durable before the next: a loss of power between two must not
+        // leave a gap in the numbers.
         for Unused { path, .. } in &self.unused {
             disk.remove(path).map_err(LogError::io("remove", path))?;
             disk.sync_dir(dir).map_err(LogError::io(SYNC, dir))?;
