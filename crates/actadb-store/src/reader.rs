@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use actadb_index::format::group_lane;
 use actadb_model::event::Event;
 use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::limits::PAGE_MAX_BYTES;
@@ -248,7 +249,13 @@ impl Reader {
                     owner = Some(transaction.clone());
                     return Ok(ControlFlow::Break(()));
                 }
-                Ok(ControlFlow::Continue(()))
+                // Another id may share the hash; a record without it is not the one indexed.
+                let namespace = transaction.namespace;
+                let promised = |event: &Event| event_id_hash(namespace, event.id()) == key;
+                match transaction.events.iter().any(promised) {
+                    true => Ok(ControlFlow::Continue(())),
+                    false => Err(self.disagree(format!("event id {id}"))),
+                }
             })?;
             if found.is_break() {
                 break;
@@ -361,7 +368,24 @@ impl StreamWalk<'_> {
                 && event.partition() == self.partition
                 && event.sequence() < self.watermark
         });
-        let Some(event) = event else { return Ok(ControlFlow::Continue(())) };
+        let Some(event) = event else {
+            // Another stream may share the hash; a record without it is not the one indexed, but
+            // one that a write put astray.
+            let lane = self.partition.0;
+            let group = |stream: &str| group_lane(stream_hash(transaction.namespace, stream), lane);
+            let promised = transaction.events.iter().any(|event| {
+                event.version() == version
+                    && event.partition() == self.partition
+                    && group(event.stream()) == group_lane(self.group, lane)
+            });
+            return match promised {
+                true => Ok(ControlFlow::Continue(())),
+                false => {
+                    let what = format!("stream {} at version {version}", self.stream);
+                    Err(self.reader.disagree(what))
+                }
+            };
+        };
         let follows = self.last.is_none_or(|last| last.abs_diff(version) == 1);
         if !follows {
             let what = format!("stream {} around version {version}", self.stream);
