@@ -37,7 +37,12 @@ pub enum WriterInput {
     /// The index of a full segment is there.
     Sealed(SealedIndex),
     /// It could not be written; try again later.
-    SealFailed(SealTask),
+    SealFailed {
+        /// What to try again.
+        task: SealTask,
+        /// It failed for want of space.
+        no_room: bool,
+    },
     /// Time has passed.
     Tick,
     /// Something that cannot go on: close the bucket.
@@ -199,8 +204,9 @@ impl WriterSide {
                 self.publisher.sealed(index);
                 self.core_step(now, Input::Sealed, out);
             }
-            WriterInput::SealFailed(task) => {
+            WriterInput::SealFailed { task, no_room } => {
                 self.seals.push_back((now.mono_ns + NO_ROOM_RETRY_NS, task));
+                self.core_step(now, Input::SealFailed { no_room }, out);
             }
             WriterInput::Tick => {
                 while self.seals.front().is_some_and(|(at, _)| *at <= now.mono_ns) {

@@ -198,7 +198,11 @@ impl ReplicaCore {
                 }
             }
             Input::Sealed => {
-                self.room.full_segments = self.room.full_segments.saturating_sub(1);
+                self.room.sealed();
+                self.pump(now, out);
+            }
+            Input::SealFailed { no_room } => {
+                self.room.seal_failed(no_room);
                 self.pump(now, out);
             }
             Input::Failed(reason) => {

@@ -58,6 +58,11 @@ pub enum Input {
     Failed(ClosedReason),
     /// A full segment has its index.
     Sealed,
+    /// The index of a full segment could not be written; it is tried again.
+    SealFailed {
+        /// For want of space.
+        no_room: bool,
+    },
     /// Time has passed.
     Tick,
     /// Write what is there, sync, save, and say so.

@@ -10,6 +10,8 @@ pub(crate) struct RoomKeeper {
     room: Room,
     /// Full segments that wait for their index.
     pub(crate) full_segments: usize,
+    /// Whether the last attempt to write an index found no space.
+    seal_is_short: bool,
     /// The size an allocation failed for, and when to try again.
     failed: Option<(u64, u64)>,
 }
@@ -49,7 +51,8 @@ impl RoomKeeper {
     pub(crate) fn fit(&self, now: Now, body_bytes: u64) -> Fit {
         let rolls = body_bytes > self.room.segment;
         if rolls && self.full_segments >= FULL_SEGMENTS_MAX {
-            Fit::AwaitSeal
+            // Nobody knows when there will be space: a definite answer is worth more than a wait.
+            if self.seal_is_short { Fit::Refuse } else { Fit::AwaitSeal }
         } else if self.room.fits(body_bytes) {
             Fit::Now
         } else if self.failed.is_some_and(|(size, until)| {
@@ -71,8 +74,20 @@ impl RoomKeeper {
         self.failed.map(|(_, until)| until)
     }
 
-    /// Whether allocations fail at present.
+    /// An index was written.
+    pub(crate) fn sealed(&mut self) {
+        self.full_segments = self.full_segments.saturating_sub(1);
+        self.seal_is_short = false;
+    }
+
+    /// An index could not be written, for want of space or for another reason.
+    pub(crate) fn seal_failed(&mut self, no_room: bool) {
+        self.seal_is_short = no_room;
+    }
+
+    /// Whether allocations fail at present, or indexes that must be written before the next roll.
     pub(crate) fn is_short(&self) -> bool {
-        self.failed.is_some()
+        let seals = self.seal_is_short && self.full_segments >= FULL_SEGMENTS_MAX;
+        self.failed.is_some() || seals
     }
 }

@@ -6,7 +6,7 @@
 //! > propose PARTITION SEQUENCE COUNT BYTES [durable] [epoch N]
 //! > flush | tick | stop | written INDEX [synced N] [filled] [room A S N] | noroom
 //! > synced | allocated A S N | allocation-failed [room A S N] | saved | not-saved | failed
-//! > sealed | want-sync | wait MS | wake
+//! > sealed | seal-failed | seal-noroom | want-sync | wait MS | wake
 //! ```
 
 use std::fmt::Write as _;
@@ -70,6 +70,8 @@ fn input(line: &str) -> Input {
         ["saved"] => Input::SlotSaved,
         ["failed"] => Input::Failed(ClosedReason::DiskFailed("sync: EIO".into())),
         ["sealed"] => Input::Sealed,
+        ["seal-failed"] => Input::SealFailed { no_room: false },
+        ["seal-noroom"] => Input::SealFailed { no_room: true },
         _ => panic!("no such input: {line}"),
     }
 }

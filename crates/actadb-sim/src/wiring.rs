@@ -108,7 +108,7 @@ impl World {
             (Part::Pool, Message::Seal(task)) => {
                 let input = match task.run() {
                     Ok(index) => WriterInput::Sealed(index),
-                    Err(_) => WriterInput::SealFailed(task),
+                    Err(error) => WriterInput::SealFailed { task, no_room: error.is_no_room() },
                 };
                 self.note(format_args!("a seal ends: {}", sealed(&input)));
                 self.pool(host, Part::Writer, Message::Sealed(input));

@@ -113,15 +113,15 @@ impl SegmentWriterActor {
         let taken = self.executor.submit_long(move || {
             let (segment, again) = (task.segment(), task.clone());
             let sealed = catch_unwind(AssertUnwindSafe(|| task.run()));
-            let failed = |error: &dyn Display| {
+            let failed = |error: &dyn Display, no_room: bool| {
                 let what = "an index could not be written; again soon";
                 tracing::warn!(bucket, segment, %error, what);
-                WriterInput::SealFailed(again)
+                WriterInput::SealFailed { task: again, no_room }
             };
             let input = match sealed {
                 Ok(Ok(index)) => WriterInput::Sealed(index),
-                Ok(Err(error)) => failed(&error),
-                Err(_panic) => failed(&"it panicked"),
+                Ok(Err(error)) => failed(&error, error.is_no_room()),
+                Err(_panic) => failed(&"it panicked", false),
             };
             // Sized for all segments that may wait.
             let _ = answer.try_send(input);
