@@ -1,16 +1,18 @@
 //! One transaction against what is known: the rules of an append, in the order they are checked.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use actadb_model::ids::PartitionId;
+use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::keys::StreamFact;
 use actadb_model::names::StreamId;
 use actadb_model::numbered::{Numbered, NumberedEvent};
 use actadb_model::outcome::Refusal;
 use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
-use actadb_model::transaction::Transaction;
+use actadb_model::transaction::{NewEvent, Transaction};
+use smallvec::SmallVec;
 
 use crate::core::Rules;
 use crate::heads::Heads;
@@ -116,34 +118,20 @@ fn number(
     transaction: Transaction,
 ) -> Result<Numbered, (Refusal, u64)> {
     let partition_key = transaction.partition_key();
-    let mut streams: HashMap<StreamId, Current> = HashMap::new();
-    let mut versions = Vec::with_capacity(transaction.events().len());
-    for event in transaction.events() {
-        let current = match streams.get_mut(&event.stream) {
-            Some(current) => current,
-            None => {
-                let current = current_of(heads, &event.stream, partition_key)?;
-                streams.entry(event.stream.clone()).or_insert(current)
-            }
-        };
-        if !event.expected.holds(current.version) {
-            let refusal = Refusal::WrongVersion {
-                stream: event.stream.clone(),
-                partition_key,
-                expected: event.expected,
-                current: current.before,
+    let mut versions: SmallVec<[u64; 1]> = SmallVec::new();
+    if let [only] = transaction.events() {
+        // Nearly always; it needs no table.
+        let mut current = current_of(heads, &only.stream, partition_key)?;
+        versions.push(next_version(&mut current, only, partition_key)?);
+    } else {
+        let mut streams: HashMap<&StreamId, Current> = HashMap::new();
+        for event in transaction.events() {
+            let current = match streams.entry(&event.stream) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(current_of(heads, &event.stream, partition_key)?),
             };
-            return Err((refusal, current.uncommitted_until));
+            versions.push(next_version(current, event, partition_key)?);
         }
-        let version = match current.version {
-            None => 0,
-            Some(version) => version.checked_add(1).ok_or_else(|| {
-                let stream = event.stream.clone();
-                (Refusal::Exhausted { stream }, current.uncommitted_until)
-            })?,
-        };
-        current.version = Some(version);
-        versions.push(version);
     }
 
     let hash = partition_key.hash16();
@@ -178,10 +166,36 @@ fn number(
     })
 }
 
+/// The version an event gets, when its stream is where it expects it.
+fn next_version(
+    current: &mut Current,
+    event: &NewEvent,
+    partition_key: PartitionKey,
+) -> Result<u64, (Refusal, u64)> {
+    if !event.expected.holds(current.version) {
+        let refusal = Refusal::WrongVersion {
+            stream: event.stream.clone(),
+            partition_key,
+            expected: event.expected,
+            current: current.before,
+        };
+        return Err((refusal, current.uncommitted_until));
+    }
+    let version = match current.version {
+        None => 0,
+        Some(version) => version.checked_add(1).ok_or_else(|| {
+            let stream = event.stream.clone();
+            (Refusal::Exhausted { stream }, current.uncommitted_until)
+        })?,
+    };
+    current.version = Some(version);
+    Ok(version)
+}
+
 fn current_of(
     heads: &mut Heads,
     stream: &StreamId,
-    given: actadb_model::ids::PartitionKey,
+    given: PartitionKey,
 ) -> Result<Current, (Refusal, u64)> {
     let head = heads.head(stream).expect("the core decides only what it knows");
     let uncommitted_until = head.uncommitted_until;

@@ -166,7 +166,13 @@ pub const COMMANDS: &[CommandInfo] = &[
 /// A command by its name, in any case.
 #[must_use]
 pub fn find(name: &[u8]) -> Option<&'static CommandInfo> {
-    COMMANDS.iter().find(|command| name.eq_ignore_ascii_case(command.name.as_bytes()))
+    position(name).map(|at| &COMMANDS[at])
+}
+
+/// Where a command stands in [`COMMANDS`].
+#[must_use]
+pub fn position(name: &[u8]) -> Option<usize> {
+    COMMANDS.iter().position(|command| name.eq_ignore_ascii_case(command.name.as_bytes()))
 }
 
 #[cfg(test)]

@@ -221,35 +221,38 @@ impl Framer {
     fn read_length(&mut self, what: &str) -> Result<Option<i64>, ProtocolError> {
         let limit = LENGTH_LINE_BYTES;
         let word = if what == "multibulk" { "mbulk" } else { what };
-        let Some(line) = self.read_line(limit, || format!("too big {word} count string"))? else {
+        let Some(end) = self.find_line(limit, || format!("too big {word} count string"))? else {
             return Ok(None);
         };
-        let text = line.get(1..).unwrap_or_default();
+        let text = without_cr(&self.buffer[..end]).get(1..).unwrap_or_default();
         let digits = text.strip_prefix(b"-").unwrap_or(text);
         let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(text).ok().filter(|_| plain).and_then(|t| t.parse().ok());
+        self.buffer.advance(end + 1);
         number.map(Some).ok_or_else(|| ProtocolError(format!("invalid {what} length")))
     }
 
     fn read_inline(&mut self) -> Result<Option<Vec<Bytes>>, ProtocolError> {
         let limit = self.limits.inline_bytes;
-        let Some(line) = self.read_line(limit, || "too big inline request".into())? else {
+        let Some(end) = self.find_line(limit, || "too big inline request".into())? else {
             return Ok(None);
         };
-        let arguments = split_inline(&line)
-            .ok_or_else(|| ProtocolError("unbalanced quotes in request".into()))?;
+        let arguments = split_inline(without_cr(&self.buffer[..end]));
+        self.buffer.advance(end + 1);
+        let arguments =
+            arguments.ok_or_else(|| ProtocolError("unbalanced quotes in request".into()))?;
         if arguments.len() > self.limits.arguments {
             return Err(self.over("multibulk"));
         }
         Ok(Some(arguments))
     }
 
-    /// A line without its end, which is `\r\n` or, as in Redis, `\n` alone.
-    fn read_line(
+    /// Where the `\n` of the line at the front of the buffer is.
+    fn find_line(
         &mut self,
         limit: usize,
         too_big: impl FnOnce() -> String,
-    ) -> Result<Option<Bytes>, ProtocolError> {
+    ) -> Result<Option<usize>, ProtocolError> {
         let unseen = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(at) = unseen.iter().position(|byte| *byte == b'\n') else {
             if self.buffer.len() > limit {
@@ -263,13 +266,13 @@ impl Framer {
         if end > limit {
             return Err(ProtocolError(too_big()));
         }
-        let mut line = self.take(end);
-        self.buffer.advance(1);
-        if line.ends_with(b"\r") {
-            line.truncate(line.len() - 1);
-        }
-        Ok(Some(line))
+        Ok(Some(end))
     }
+}
+
+/// A line without its end, which is `\r\n` or, as in Redis, `\n` alone.
+fn without_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Words of an inline command, quoted as in `redis-cli`: `"…"` with escapes, `'…'` with `\'`.

@@ -222,8 +222,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn parse(&self, arguments: &[bytes::Bytes]) -> Parsed {
-        if let Some(command) = arguments.first().and_then(|name| catalog::find(name)) {
-            self.context.registry.count_command(command.name);
+        if let Some(at) = arguments.first().and_then(|name| catalog::position(name)) {
+            self.context.registry.count_command(at);
         }
         let request = match parse(arguments) {
             // Nobody learns the grammar before the password.

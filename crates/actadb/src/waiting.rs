@@ -1,7 +1,7 @@
 //! The callers of one partition that wait for an answer, and what becomes of those that wait too
 //! long.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use actadb_model::outcome::{AppendResult, Unknown};
@@ -26,11 +26,12 @@ pub(crate) struct Waiter {
     pub(crate) deadline: Instant,
 }
 
-/// Callers by their token.
+/// Callers by their token. Tokens are given out in order and answered nearly so: a ring is enough.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    waiters: HashMap<Token, Waiter>,
-    next_token: u64,
+    /// From token `first` on; `None` where the answer was given. The first one is never `None`.
+    waiters: VecDeque<Option<Waiter>>,
+    first: u64,
     look: Interval,
 }
 
@@ -39,7 +40,7 @@ impl Waiting {
     pub(crate) fn new(timeout: Duration) -> Self {
         let mut look = interval((timeout / LOOKS).max(Duration::from_millis(1)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { waiters: HashMap::new(), next_token: 0, look }
+        Self { waiters: VecDeque::new(), first: 0, look }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -47,15 +48,20 @@ impl Waiting {
     }
 
     pub(crate) fn add(&mut self, waiter: Waiter) -> Token {
-        let token = Token(self.next_token);
-        self.next_token += 1;
-        self.waiters.insert(token, waiter);
+        let token = Token(self.first + self.waiters.len() as u64);
+        self.waiters.push_back(Some(waiter));
         token
     }
 
     /// Answers a caller and gives its permit back.
     pub(crate) fn answer(&mut self, token: Token, results: Vec<AppendResult>) {
-        let Some(Waiter { reply, permit, .. }) = self.waiters.remove(&token) else { return };
+        let at = token.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let slot = at.and_then(|at| self.waiters.get_mut(at));
+        let Some(Waiter { reply, permit, .. }) = slot.and_then(Option::take) else { return };
+        while self.waiters.front().is_some_and(Option::is_none) {
+            self.waiters.pop_front();
+            self.first += 1;
+        }
         if let Some(reply) = reply {
             // Whoever is gone does not want to know.
             let _ = reply.send(results);
@@ -72,7 +78,7 @@ impl Waiting {
     /// and keeps its permit.
     pub(crate) fn expire(&mut self) {
         let now = Instant::now();
-        for waiter in self.waiters.values_mut().filter(|waiter| waiter.deadline <= now) {
+        for waiter in self.waiters.iter_mut().flatten().filter(|w| w.deadline <= now) {
             if let Some(reply) = waiter.reply.take() {
                 let _ = reply.send(vec![Err(Unknown::Timeout.into()); waiter.count]);
             }
