@@ -95,18 +95,23 @@ fn loaded(args: ServeArgs) -> Result<Loaded, ExitCode> {
 }
 
 /// Runs what the command line asks for.
-pub async fn run(cli: Cli) -> ExitCode {
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         None => match loaded(cli.serve) {
-            Ok(loaded) => crate::serve::run(loaded).await,
+            Ok(loaded) => {
+                let threads = loaded.settings.runtime_threads();
+                block_on(threads, crate::serve::run(loaded))
+            }
             Err(code) => code,
         },
-        Some(Command::Ping(args)) => crate::ping::run(args).await,
+        Some(Command::Ping(args)) => block_on(1, crate::ping::run(args)),
         Some(Command::Check(args)) => crate::check::run(&args),
         Some(Command::Repair(args)) => crate::repair::run(&args),
         Some(Command::Dump(args)) => crate::dump::run(&args),
-        Some(Command::Import(args)) => crate::import::run(args).await,
-        Some(Command::Bench(args)) => crate::bench::run(args).await,
+        Some(Command::Import(args)) => block_on(1, crate::import::run(args)),
+        // One thread drives more load than a server takes, and leaves it the other cores.
+        Some(Command::Bench(args)) => block_on(1, crate::bench::run(args)),
         Some(Command::Config(ConfigArgs { command: ConfigCommand::Show(args) })) => {
             match loaded(args) {
                 Ok(loaded) => {
@@ -115,6 +120,25 @@ pub async fn run(cli: Cli) -> ExitCode {
                 }
                 Err(code) => code,
             }
+        }
+    }
+}
+
+/// Runs a command on a runtime with so many threads. One is the thread that is here already: it
+/// never waits for another to wake.
+fn block_on(threads: usize, command: impl Future<Output = ExitCode>) -> ExitCode {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            ExitCode::FAILURE
         }
     }
 }

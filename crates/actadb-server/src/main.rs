@@ -10,13 +10,5 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
-        Err(error) => {
-            eprintln!("cannot start: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    run(Cli::parse())
 }

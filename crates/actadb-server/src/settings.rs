@@ -36,6 +36,8 @@ pub struct Settings {
     pub segment: Segment,
     /// When the disk is synced.
     pub fsync: Fsync,
+    /// Tasks.
+    pub runtime: Runtime,
     /// Reads.
     pub read: Read,
     /// Memory.
@@ -141,6 +143,14 @@ pub enum FsyncWord {
     Never,
 }
 
+/// Where connections and actors run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    /// Threads for them; 0 for one per core but one.
+    pub threads: usize,
+}
+
 /// Reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -197,6 +207,7 @@ impl Default for Settings {
             bucket: Count { count: BUCKETS_DEFAULT },
             segment: Segment { size_bytes: limits::SEGMENT_DEFAULT_BYTES },
             fsync: Fsync { mode: FsyncWord::Always, interval_ms: 1000 },
+            runtime: Runtime { threads: 0 },
             read: Read { threads: 4 },
             cache: Cache { stream_heads: 262_144 },
             scrub: Scrub {
@@ -231,6 +242,14 @@ impl Settings {
             execution: Execution::Threads,
             ..Options::new(&self.dir)
         }
+    }
+
+    /// Threads for connections and actors: what is configured, or one per core but one, which is
+    /// left to the threads that write and read.
+    #[must_use]
+    pub fn runtime_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        if self.runtime.threads > 0 { self.runtime.threads } else { (cores() - 1).max(1) }
     }
 
     /// Limits of the framer.

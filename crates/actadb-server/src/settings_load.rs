@@ -63,6 +63,8 @@ pub struct BadConfiguration(pub String);
 
 const ENVIRONMENT: &str = "the environment";
 const FLAG: &str = "flag";
+/// Most threads that `runtime.threads` may ask for.
+const RUNTIME_THREADS_MAX: usize = 1024;
 
 /// Loads and checks the configuration. `variables` stands for the environment in tests.
 ///
@@ -180,6 +182,11 @@ fn check(settings: &Settings, origins: &BTreeMap<String, Origin>) -> Result<(), 
     if !(2..=3).contains(&network.default_protocol) {
         let what = format!("must be 2 or 3, got {}", network.default_protocol);
         return bad("network.default_protocol", what);
+    }
+    if settings.runtime.threads > RUNTIME_THREADS_MAX {
+        let what =
+            format!("must be at most {RUNTIME_THREADS_MAX}, got {}", settings.runtime.threads);
+        return bad("runtime.threads", what);
     }
     let least = [
         ("network.max_clients", network.max_clients as u64, 1),
