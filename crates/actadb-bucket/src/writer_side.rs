@@ -15,7 +15,7 @@ use actadb_model::time::Now;
 use actadb_partition::message::FromReplica;
 use actadb_replica::core::{ReplicaCore, Start, Stats};
 use actadb_replica::message::{FsyncMode, Input, Output, Work};
-use actadb_store::publisher::{Publisher, SealTask};
+use actadb_store::publisher::{Published, Publisher, SealTask};
 use actadb_store::reader::Reader;
 use bytes::Bytes;
 
@@ -60,6 +60,13 @@ pub enum WriterOutput {
     Seal(SealTask),
     /// For a partition, in order.
     ToPartition(PartitionId, FromReplica),
+    /// These have new events to read: whoever waits for one of them may look.
+    Moved {
+        /// The partitions.
+        partitions: Vec<PartitionId>,
+        /// The streams, by hash; one may come several times.
+        streams: Vec<(PartitionId, u64)>,
+    },
     /// The bucket takes no appends any more.
     Closed(ClosedReason),
     /// Everything is written, synced and saved.
@@ -291,7 +298,7 @@ impl WriterSide {
         let place = self.places.pop_front();
         let (index, body) = place.expect("what is committed was written");
         assert_eq!(index, entry.index, "entries commit in order");
-        let (moved, seal) = match self.publisher.publish(entry, body) {
+        let Published { moved, streams, seal } = match self.publisher.publish(entry, body) {
             Ok(published) => published,
             Err(damage) => {
                 let reason = ClosedReason::Corrupt(damage.to_string());
@@ -301,7 +308,9 @@ impl WriterSide {
         };
         self.totals.entries += 1;
         self.totals.bytes += entry.body.len() as u64;
+        let mut partitions = Vec::with_capacity(moved.len());
         for (partition, through, events) in moved {
+            partitions.push(partition);
             self.totals.events += events;
             if !synced {
                 self.unsynced.insert(partition, through);
@@ -309,6 +318,7 @@ impl WriterSide {
             let committed = FromReplica::Committed { through, synced };
             out.push(WriterOutput::ToPartition(partition, committed));
         }
+        out.push(WriterOutput::Moved { partitions, streams });
         out.extend(seal.map(WriterOutput::Seal));
     }
 }

@@ -65,6 +65,24 @@ pub const PERMIT_BYTES_DEFAULT: u64 = 64 << 20;
 /// inside a bucket.
 pub const PERMIT_MIN_BYTES: u64 = 512;
 
+/// Events that a subscription reads at a time.
+pub const FOLLOW_EVENTS: usize = 1024;
+/// Bytes of events that a subscription reads at a time; a larger event comes alone.
+pub const FOLLOW_BYTES: usize = 256 << 10;
+/// Most subscriptions of one connection.
+pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 16_384;
+/// Most streams of one subscription.
+pub const SUBSCRIPTION_STREAMS_MAX: usize = 1024;
+/// Most event names of one subscription's filter.
+pub const SUBSCRIPTION_NAMES_MAX: usize = 256;
+/// Largest window of a subscription, in events.
+pub const WINDOW_MAX: u32 = 1_000_000;
+/// Skipped events after which a subscription tells its progress, when the reader does not say.
+pub const PROGRESS_EVENTS_DEFAULT: u64 = 10_000;
+/// A subscription tells its progress when it skipped an event this long ago and told nothing since,
+/// in nanoseconds.
+pub const PROGRESS_NS: u64 = 1_000_000_000;
+
 /// Latest timestamp a client may give, in milliseconds: later ones do not fit into nanoseconds,
 /// and a larger number can only be a mistaken unit.
 pub const TIMESTAMP_MAX_MS: u64 = u64::MAX / 1_000_000;

@@ -32,11 +32,17 @@ pub enum Mistake {
     FailedSyncRetried,
     /// An append whose event ids are taken is appended again.
     RetryAppendedAgain,
+    /// A subscription that has read everything goes on at the watermark instead of where it read to.
+    SkipAtHandOver,
+    /// A subscription's window counts events that its filter does not take.
+    WindowBeforeFilter,
+    /// A subscription looks at the number it waits for after its read instead of before.
+    WakeUpLost,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::AnswerBeforeSync,
         Self::CutAtFirstBadChecksum,
         Self::UnsyncedFramesServed,
@@ -49,6 +55,9 @@ impl Mistake {
         Self::ReadAboveWatermark,
         Self::FailedSyncRetried,
         Self::RetryAppendedAgain,
+        Self::SkipAtHandOver,
+        Self::WindowBeforeFilter,
+        Self::WakeUpLost,
     ];
 }
 

@@ -47,6 +47,11 @@ pub(crate) fn fetch(
     Ok(ControlFlow::Continue(()))
 }
 
+/// Whether the record at a place is in memory, and so is every later one.
+pub(crate) fn is_in_tail(shared: &Shared, segment: &Segment, offset: u32) -> bool {
+    in_tail(shared, segment, offset).is_some()
+}
+
 fn in_tail(shared: &Shared, segment: &Segment, offset: u32) -> Option<Bytes> {
     let tail = shared.tail.read().unwrap_or_else(PoisonError::into_inner);
     tail.get(Place { segment: segment.number(), offset })

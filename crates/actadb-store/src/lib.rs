@@ -16,6 +16,7 @@ pub mod check;
 pub mod error;
 pub mod facts;
 mod fetch;
+pub mod follow;
 pub mod hashes;
 pub mod loss;
 pub mod meta;

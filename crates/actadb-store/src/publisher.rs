@@ -55,6 +55,17 @@ impl SealTask {
 /// A partition that an entry moved: its last committed sequence, and how many events it got.
 pub type Moved = (PartitionId, u64, u64);
 
+/// What an entry made visible.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The partitions it moved.
+    pub moved: Vec<Moved>,
+    /// The streams it moved, by [hash](crate::hashes::stream_hash); one may come several times.
+    pub streams: Vec<(PartitionId, u64)>,
+    /// The segment that can now be sealed.
+    pub seal: Option<SealTask>,
+}
+
 /// Publishes the entries of one bucket, in order. Memory only.
 #[derive(Debug)]
 pub struct Publisher {
@@ -109,19 +120,14 @@ impl Publisher {
     }
 
     /// Publishes the next entry, whose body lies at `body`: index and tail, then watermarks.
-    /// Answers the partitions it moved, each with its last committed sequence and the number of
-    /// events, and the segment that can now be sealed. Publishing an entry twice does nothing.
+    /// Publishing an entry twice does nothing.
     ///
     /// # Errors
     /// When a record cannot be read or does not continue its partition: a bug, or damage between
     /// two reads. The bucket must stop.
-    pub fn publish(
-        &mut self,
-        entry: &Entry,
-        body: Place,
-    ) -> Result<(Vec<Moved>, Option<SealTask>), Damage> {
+    pub fn publish(&mut self, entry: &Entry, body: Place) -> Result<Published, Damage> {
         if entry.index <= self.published {
-            return Ok((Vec::new(), None));
+            return Ok(Published::default());
         }
         let seal = self.begin_segment(body.segment);
         let moved = self.read_entry(entry, body)?;
@@ -141,7 +147,8 @@ impl Publisher {
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         self.published = entry.index;
-        Ok((moved, seal))
+        let streams = self.rows.iter().map(|row| (row.partition, row.group)).collect();
+        Ok(Published { moved, streams, seal })
     }
 
     fn raise(&self, moved: &[Moved]) {

@@ -178,8 +178,31 @@ impl Reader {
         scan: Scan,
     ) -> Result<Page, ReadError> {
         let mut filling = Filling::new(scan.count);
-        self.visit_stream(stream, partition, scan, &mut |event| filling.push(event))?;
+        self.visit_stream(stream, partition, scan, 0, &mut |_, event| filling.push(event))?;
         Ok(filling.page)
+    }
+
+    /// As [`read_stream`](Self::read_stream), when nothing wanted lies before a segment.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read_stream_since(
+        &self,
+        stream: &str,
+        partition: PartitionId,
+        scan: Scan,
+        segment: u64,
+    ) -> Result<Page, ReadError> {
+        let mut filling = Filling::new(scan.count);
+        self.visit_stream(stream, partition, scan, segment, &mut |_, event| filling.push(event))?;
+        Ok(filling.page)
+    }
+
+    /// Number of the newest segment, 0 when there is none. What is committed from now on comes into
+    /// this one or a later one.
+    #[must_use]
+    pub fn newest_segment(&self) -> u64 {
+        self.shared.list.load().last().map_or(0, |segment| segment.number())
     }
 
     /// The latest version of a stream in a partition, and its key.
@@ -193,7 +216,7 @@ impl Reader {
     ) -> Result<Option<StreamHead>, ReadError> {
         let newest = Scan { from: 0, to: u64::MAX, count: 1, reverse: true };
         let mut head = None;
-        self.visit_stream(stream, partition, newest, &mut |event| {
+        self.visit_stream(stream, partition, newest, 0, &mut |_, event| {
             head =
                 Some(StreamHead { version: event.version(), partition_key: event.partition_key() });
             ControlFlow::Break(())
@@ -264,14 +287,16 @@ impl Reader {
         Ok(owner)
     }
 
-    /// Shows `visit` the committed events of a stream within the bounds, in order, until it
-    /// breaks. The count of `scan` tells how many are wanted, roughly.
-    fn visit_stream(
+    /// Shows `visit` the committed events of a stream within the bounds, from a segment on, in order
+    /// and each with the number of its segment, until it breaks. The count of `scan` tells how many
+    /// are wanted, roughly.
+    pub(crate) fn visit_stream(
         &self,
         stream: &str,
         partition: PartitionId,
         scan: Scan,
-        visit: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+        since: u64,
+        visit: &mut dyn FnMut(u64, &Event) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let mut walk = StreamWalk {
             reader: self,
@@ -283,8 +308,10 @@ impl Reader {
             last: None,
         };
         let list = self.shared.list.load_full();
-        for segment in in_order(&list, scan.reverse) {
-            if walk.segment(segment, visit)?.is_break() {
+        let first = list.partition_point(|segment| segment.number() < since);
+        for segment in in_order(&list[first..], scan.reverse) {
+            let mut visit = |event: &Event| visit(segment.number(), event);
+            if walk.segment(segment, &mut visit)?.is_break() {
                 break;
             }
         }

@@ -16,6 +16,7 @@ use actadb_model::numbered::{Numbered, NumberedEvent};
 use actadb_store::check::check_bucket;
 use actadb_store::error::OpenError;
 use actadb_store::facts::facts;
+use actadb_store::follow::{Follower, Reach, Source};
 use actadb_store::meta::{Directory, Meta, bucket_dir};
 use actadb_store::open::{OpenedBucket, open_bucket};
 use actadb_store::publisher::SealTask;
@@ -159,8 +160,7 @@ impl Host {
         if let Some(full) = written.full {
             bucket.publisher.segment_full(full);
         }
-        let (_, seal) =
-            bucket.publisher.publish(&entry, written.body).map_err(|e| e.to_string())?;
+        let seal = bucket.publisher.publish(&entry, written.body).map_err(|e| e.to_string())?.seal;
         self.seals.extend(seal);
         if dice.one_in(3) && !self.seals.is_empty() {
             let task = self.seals.remove(0);
@@ -224,6 +224,73 @@ fn compare(reader: &Reader, model: &Model, dice: &mut SplitMix64) {
         }
     }
     assert!(reader.get(Uuid::from_u128(u128::MAX)).expect("reads").is_none());
+    follow(reader, model, dice);
+}
+
+/// Follows both partitions, and streams of both, from random positions on to the end.
+fn follow(reader: &Reader, model: &Model, dice: &mut SplitMix64) {
+    let streams = PARTITIONS.iter().flat_map(|p| (0..7).map(|n| (format!("s{n}"), *p)));
+    let streams: Vec<(String, PartitionId)> = streams.collect();
+    let lanes = PARTITIONS.iter().map(|p| (Source::Partition(*p), model.events(*p)));
+    let named = streams.iter().map(|(stream, partition)| {
+        let id = StreamId::new(stream).expect("a good id");
+        (Source::Stream(id, *partition), model.stream(stream, *partition))
+    });
+    let sources: Vec<(Source, Vec<EventRef<'_>>)> = lanes.chain(named).collect();
+    let mut positions: Vec<u64> =
+        sources.iter().map(|(_, all)| dice.below(all.len() as u64 + 1)).collect();
+    let mut follower =
+        Follower::new(reader.clone(), sources.iter().map(|(source, _)| source.clone()).enumerate());
+    read_on(&mut follower, &sources, &mut positions);
+}
+
+/// Reads until there is nothing more, and holds every event against the model.
+fn read_on(
+    follower: &mut Follower,
+    sources: &[(Source, Vec<EventRef<'_>>)],
+    positions: &mut [u64],
+) {
+    loop {
+        let memory = follower.read(positions, Reach::Memory).expect("reads");
+        let found = memory.unwrap_or_else(|| {
+            follower.read(positions, Reach::Device).expect("reads").expect("a long reach")
+        });
+        if found.is_empty() {
+            break;
+        }
+        for (source, event) in found {
+            let wanted = sources[source].1[positions[source] as usize];
+            assert_eq!(event.as_ref(), wanted);
+            positions[source] += 1;
+        }
+    }
+    let ends: Vec<u64> = sources.iter().map(|(_, all)| all.len() as u64).collect();
+    assert_eq!(positions, ends, "followed to the end of everything");
+}
+
+#[test]
+fn a_follower_reads_on_while_the_log_grows_rolls_and_is_sealed() {
+    let mut dice = SplitMix64::new(5);
+    let mut host = Host::new();
+    let mut follower: Option<Follower> = None;
+    let mut positions = vec![0; 3];
+    for _ in 0..150 {
+        host.append(&mut dice).expect("appends");
+        if dice.one_in(2) {
+            continue;
+        }
+        let stream = |n: &str| StreamId::new(n).expect("a good id");
+        let sources = vec![
+            (Source::Partition(PARTITIONS[0]), host.model.events(PARTITIONS[0])),
+            (Source::Stream(stream("s1"), PARTITIONS[1]), host.model.stream("s1", PARTITIONS[1])),
+            (Source::Stream(stream("s2"), PARTITIONS[1]), host.model.stream("s2", PARTITIONS[1])),
+        ];
+        let follower = follower.get_or_insert_with(|| {
+            Follower::new(host.reader(), sources.iter().map(|(s, _)| s.clone()).enumerate())
+        });
+        read_on(follower, &sources, &mut positions);
+    }
+    assert!(host.reader().segment_counts().1 > 2, "segments were sealed meanwhile");
 }
 
 fn random_scan(dice: &mut SplitMix64, length: u64) -> Scan {

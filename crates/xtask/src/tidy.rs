@@ -18,6 +18,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("actadb-protocol", 20),
     ("actadb-partition", 20),
     ("actadb-replica", 20),
+    ("actadb-subscription", 20),
     ("actadb-store", 30),
     ("actadb-bucket", 40),
     ("actadb", 50),
@@ -29,7 +30,8 @@ const FLOORS: &[(&str, u32)] = &[
 ];
 
 /// Crates whose files must not name a clock, a device, a runtime or dice.
-const PURE: &[&str] = &["actadb-model", "actadb-partition", "actadb-replica"];
+const PURE: &[&str] =
+    &["actadb-model", "actadb-partition", "actadb-replica", "actadb-subscription"];
 const IMPURE_WORDS: &[&str] = &["tokio", "std::time", "std::fs", "std::thread", "rand::"];
 
 /// Runs every check.

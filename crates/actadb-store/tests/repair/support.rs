@@ -114,7 +114,7 @@ pub(crate) fn append_changed(
     if let Some(full) = written.full {
         bucket.publisher.segment_full(full);
     }
-    let (_, seal) = bucket.publisher.publish(&entry, written.body)?;
+    let seal = bucket.publisher.publish(&entry, written.body)?.seal;
     if let Some(task) = seal {
         let index = task.run().expect("seals");
         bucket.publisher.sealed(index);

@@ -1,0 +1,290 @@
+//! Reading on: what comes next in sources that a subscription follows.
+//!
+//! One path from the first event to the newest one. Partitions of one bucket are read together in
+//! the order of the log, so that a reader of all of them reads each byte once; a stream remembers
+//! the segment it has read to, so that reading on costs the same however long the log is.
+
+use std::ops::ControlFlow;
+
+use actadb_model::event::Event;
+use actadb_model::ids::PartitionId;
+use actadb_model::limits::{FOLLOW_BYTES, FOLLOW_EVENTS};
+use actadb_model::names::StreamId;
+use actadb_model::probe::{Mistake, made};
+
+use crate::error::ReadError;
+use crate::fetch::{fetch, is_in_tail};
+use crate::hashes::{DEFAULT_NAMESPACE, stream_hash};
+use crate::reader::{Reader, Scan};
+use crate::segments::{Segment, SegmentIndex};
+
+/// Fewest events that a partition contributes to a read, if it has them.
+const LANE_EVENTS_MIN: usize = 16;
+
+/// Something to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// All events of a partition.
+    Partition(PartitionId),
+    /// The events of a stream in a partition.
+    Stream(StreamId, PartitionId),
+}
+
+impl Source {
+    /// The partition that it lies in.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        match self {
+            Self::Partition(partition) | Self::Stream(_, partition) => *partition,
+        }
+    }
+}
+
+/// How far a read may reach for what it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only into memory: it never waits for the device.
+    Memory,
+    /// To the device, too. Blocking.
+    Device,
+}
+
+/// Events, each with the index of its source.
+pub type FoundEvents = Vec<(usize, Event)>;
+
+#[derive(Debug)]
+struct Lane {
+    source: usize,
+    partition: PartitionId,
+    /// It has been read to its end once.
+    caught_up: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    source: usize,
+    stream: StreamId,
+    partition: PartitionId,
+    /// Nothing that is still to come lies in an earlier segment.
+    segment: u64,
+    /// The partition's next sequence when the stream had nothing more.
+    exhausted_at: Option<u64>,
+}
+
+/// Follows sources of one bucket.
+#[derive(Debug)]
+pub struct Follower {
+    reader: Reader,
+    lanes: Vec<Lane>,
+    streams: Vec<Stream>,
+    /// The stream that is read first, so that none waits for ever behind another.
+    turn: usize,
+}
+
+impl Follower {
+    /// Follows sources of a bucket, each named by its index in the positions.
+    pub fn new(reader: Reader, sources: impl IntoIterator<Item = (usize, Source)>) -> Self {
+        let mut follower = Self { reader, lanes: Vec::new(), streams: Vec::new(), turn: 0 };
+        for (source, what) in sources {
+            match what {
+                Source::Partition(partition) => {
+                    follower.lanes.push(Lane { source, partition, caught_up: false });
+                }
+                Source::Stream(stream, partition) => follower.streams.push(Stream {
+                    source,
+                    stream,
+                    partition,
+                    segment: 0,
+                    exhausted_at: None,
+                }),
+            }
+        }
+        follower
+    }
+
+    /// The next events from the positions on: at most [`FOLLOW_EVENTS`] and, unless the first is
+    /// larger, [`FOLLOW_BYTES`]. Empty when there are none; `None` when the reach is too short to
+    /// tell.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; never a shorter answer instead.
+    pub fn read(
+        &mut self,
+        positions: &[u64],
+        reach: Reach,
+    ) -> Result<Option<FoundEvents>, ReadError> {
+        let Some(mut found) = self.read_lanes(positions, reach)? else { return Ok(None) };
+        let mut bytes: usize = found.iter().map(|(_, event)| event.size_bytes()).sum();
+        for n in 0..self.streams.len() {
+            if found.len() >= FOLLOW_EVENTS || bytes >= FOLLOW_BYTES {
+                break;
+            }
+            let at = (self.turn + n) % self.streams.len();
+            let room = (FOLLOW_EVENTS - found.len(), FOLLOW_BYTES - bytes);
+            let stream = &mut self.streams[at];
+            let from = positions[stream.source];
+            let Some(events) = stream.read(&self.reader, from, room, reach)? else {
+                // What was found before is worth telling; this one comes first the next time.
+                self.turn = at;
+                return Ok((!found.is_empty()).then_some(found));
+            };
+            bytes += events.iter().map(Event::size_bytes).sum::<usize>();
+            let source = stream.source;
+            found.extend(events.into_iter().map(|event| (source, event)));
+        }
+        self.turn += 1;
+        Ok(Some(found))
+    }
+
+    fn read_lanes(
+        &mut self,
+        positions: &[u64],
+        reach: Reach,
+    ) -> Result<Option<FoundEvents>, ReadError> {
+        let mut behind: Vec<(&mut Lane, u64, u64)> = Vec::new();
+        for lane in &mut self.lanes {
+            let watermark = self.reader.next_sequence(lane.partition);
+            let position = match lane.caught_up && made(Mistake::SkipAtHandOver) {
+                true => positions[lane.source].max(watermark.saturating_sub(1)),
+                false => positions[lane.source],
+            };
+            if position < watermark {
+                behind.push((lane, position, watermark));
+            } else {
+                lane.caught_up = true;
+            }
+        }
+        if behind.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let shared = self.reader.shared();
+        let list = shared.list.load_full();
+        let ended = |segment: &Segment, partition, position| {
+            segment.lane(partition).is_none_or(|(_, next)| next <= position)
+        };
+        let first = behind.iter().map(|(lane, position, _)| {
+            list.partition_point(|segment| ended(segment, lane.partition, *position))
+        });
+        let Some(segment) = first.min().and_then(|at| list.get(at)) else {
+            return Err(self.reader.disagree("the watermarks are above all segments".into()));
+        };
+        if reach == Reach::Memory && matches!(segment.index(), SegmentIndex::Sealed(_)) {
+            return Ok(None);
+        }
+
+        let share = (FOLLOW_EVENTS / behind.len()).max(LANE_EVENTS_MIN);
+        let mut wanted: Vec<(u32, usize, PartitionId, u64)> = Vec::new();
+        // Behind the last place of a partition that has more, others must wait for it.
+        let mut cut = u32::MAX;
+        for (lane, position, watermark) in behind {
+            let Some((_, next)) = segment.lane(lane.partition) else { continue };
+            let end = next.min(watermark);
+            let count = usize::try_from(end.saturating_sub(position)).unwrap_or(share).min(share);
+            let places = segment.lane_places(lane.partition, position, count)?;
+            if places.len() != count {
+                let what = format!("partition {} at {position}", lane.partition);
+                return Err(self.reader.disagree(what));
+            }
+            if position + (count as u64) < end {
+                cut = cut.min(places.last().copied().unwrap_or(u32::MAX));
+            }
+            let sequences = position..;
+            wanted.extend(
+                places.into_iter().zip(sequences).map(|(p, s)| (p, lane.source, lane.partition, s)),
+            );
+        }
+        wanted.sort_unstable_by_key(|(place, _, _, sequence)| (*place, *sequence));
+        wanted.retain(|(place, ..)| *place <= cut);
+        let places: Vec<u32> = wanted.iter().map(|(place, ..)| *place).collect();
+        let lowest_is_here =
+            places.first().is_none_or(|place| is_in_tail(&shared, segment, *place));
+        if reach == Reach::Memory && !lowest_is_here {
+            return Ok(None);
+        }
+
+        let mut found = Vec::with_capacity(places.len());
+        let mut bytes = 0;
+        let mut wanted = wanted.into_iter();
+        let _ = fetch(&shared, segment, &places, &mut |transaction| {
+            let Some((_, source, partition, sequence)) = wanted.next() else {
+                return Ok(ControlFlow::Break(()));
+            };
+            let at = sequence.checked_sub(transaction.first_sequence);
+            let event = at.and_then(|at| transaction.events.get(at as usize));
+            let Some(event) = event.filter(|event| event.partition() == partition) else {
+                let what = format!("partition {partition} at {sequence}");
+                return Err(self.reader.disagree(what));
+            };
+            bytes += event.size_bytes();
+            if bytes > FOLLOW_BYTES && !found.is_empty() {
+                return Ok(ControlFlow::Break(()));
+            }
+            found.push((source, event.clone()));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(Some(found))
+    }
+}
+
+impl Stream {
+    fn read(
+        &mut self,
+        reader: &Reader,
+        from: u64,
+        (count, bytes): (usize, usize),
+        reach: Reach,
+    ) -> Result<Option<Vec<Event>>, ReadError> {
+        let watermark = reader.next_sequence(self.partition);
+        if self.exhausted_at == Some(watermark) {
+            return Ok(Some(Vec::new()));
+        }
+        // What is committed above the watermark of now comes into this segment or a later one.
+        let newest = reader.newest_segment();
+        if reach == Reach::Memory && !self.is_in_memory(reader, from) {
+            return Ok(None);
+        }
+        let scan = Scan { from, to: u64::MAX, count, reverse: false };
+        let mut events = Vec::new();
+        let mut size = 0;
+        let mut more = false;
+        reader.visit_stream(
+            self.stream.as_str(),
+            self.partition,
+            scan,
+            self.segment,
+            &mut |number, event| {
+                size += event.size_bytes();
+                if events.len() >= count || (size > bytes && !events.is_empty()) {
+                    more = true;
+                    return ControlFlow::Break(());
+                }
+                self.segment = number;
+                events.push(event.clone());
+                ControlFlow::Continue(())
+            },
+        )?;
+        if !more {
+            // Only what was visible before is known to be read.
+            self.segment = newest.max(self.segment);
+            self.exhausted_at = Some(watermark);
+        }
+        Ok(Some(events))
+    }
+
+    /// Whether everything from a version on is in memory.
+    fn is_in_memory(&self, reader: &Reader, from: u64) -> bool {
+        let shared = reader.shared();
+        let list = shared.list.load();
+        let group = stream_hash(DEFAULT_NAMESPACE, self.stream.as_str());
+        for segment in list.iter().filter(|segment| segment.number() >= self.segment) {
+            let SegmentIndex::Open(index) = segment.index() else { return false };
+            let index = crate::segments::read(index);
+            let postings = index.postings_from(group, self.partition.0, from, 1);
+            drop(index);
+            if let Some((_, place)) = postings.first() {
+                return is_in_tail(&shared, segment, *place);
+            }
+        }
+        true
+    }
+}
