@@ -2,6 +2,7 @@
 //! an error is one short line in both protocols.
 
 use actadb_model::ids::{PartitionKey, with_hash16};
+use actadb_model::names::EventName;
 use actadb_model::transaction::Transaction;
 use actadb_protocol::args::PartitionSelector;
 use actadb_protocol::catalog::COMMANDS;
@@ -10,6 +11,9 @@ use actadb_protocol::error::ErrorReply;
 use actadb_protocol::read::{ScanRange, StreamScan};
 use actadb_protocol::reply::{Protocol, Reply};
 use actadb_protocol::request::{Request, parse};
+use actadb_protocol::subscribe::{
+    From, PartitionSubscription, Partitions, StreamSubscription, SubscribeOptions,
+};
 use bytes::{Bytes, BytesMut};
 use redis_protocol::{resp2, resp3};
 use uuid::Uuid;
@@ -19,7 +23,19 @@ use crate::script::Script;
 /// Longest error: two quotations of 128 bytes, each byte perhaps a character of three, and words.
 const ERROR_BYTES_MAX: usize = 1024;
 
-const WORDS: [&str; 44] = [
+const WORDS: [&str; 56] = [
+    "FROM",
+    "LATEST",
+    "MAP",
+    "s=1",
+    "0=7",
+    "DEFAULT",
+    "WINDOW",
+    "NAMES",
+    "PREFIX",
+    "PROGRESS",
+    "BLOCK",
+    "1,3-5",
     "EVENT_ID",
     "PARTITION_KEY",
     "EXPECTED_VERSION",
@@ -176,6 +192,30 @@ fn write(request: &Request) -> Vec<Bytes> {
             }
         }
         Request::PartitionSequence(selector) => words = named("EPSEQ", &[partition(selector)]),
+        Request::SubscribeStreams(StreamSubscription { streams, options }) => {
+            words.push("ESUB".into());
+            for (stream, key) in streams {
+                words.push(text(stream));
+                if let Some(key) = key {
+                    words.extend(["PARTITION_KEY".into(), text(key)]);
+                }
+            }
+            subscription(options, &mut words);
+        }
+        Request::SubscribePartitions(PartitionSubscription { partitions, options }) => {
+            words.push("EPSUB".into());
+            words.push(match partitions {
+                Partitions::All => "*".into(),
+                Partitions::One(selector) => partition(selector),
+                Partitions::Several(several) => {
+                    let ranges = several.iter().map(|id| format!("{id}-{id}"));
+                    text(ranges.collect::<Vec<_>>().join(","))
+                }
+            });
+            subscription(options, &mut words);
+        }
+        Request::Acknowledge(id, cursor) => words = named("EACK", &[text(id), text(cursor)]),
+        Request::Unsubscribe(id) => words = named("EUNSUB", &[text(id)]),
         Request::Hello(Hello { protocol, auth, name }) => {
             words.push("HELLO".into());
             words.extend(protocol.map(|protocol| match protocol {
@@ -242,10 +282,43 @@ fn partition(selector: &PartitionSelector) -> Bytes {
     }
 }
 
+fn subscription(options: &SubscribeOptions, words: &mut Vec<Bytes>) {
+    words.push("FROM".into());
+    match &options.from {
+        From::Latest => words.push("LATEST".into()),
+        From::At(position) => words.push(text(position)),
+        From::Map { positions, rest } => {
+            words.push("MAP".into());
+            words.extend(
+                positions.iter().map(|(name, position)| text(format!("{name}={position}"))),
+            );
+            if let Some(rest) = rest {
+                words.extend(["DEFAULT".into(), text(rest)]);
+            }
+        }
+    }
+    if let Some(window) = options.window {
+        words.extend(["WINDOW".into(), text(window)]);
+    }
+    if let Some(names) = &options.names {
+        let names: Vec<&str> = names.iter().map(EventName::as_str).collect();
+        words.extend(["NAMES".into(), text(names.join(","))]);
+    }
+    if let Some(prefix) = &options.prefix {
+        words.extend(["PREFIX".into(), text(prefix)]);
+    }
+    if let Some(progress) = options.progress {
+        words.extend(["PROGRESS".into(), text(progress)]);
+    }
+}
+
 fn scan(range: &ScanRange, words: &mut Vec<Bytes>) {
     words.extend([text(range.start), text(range.end), "COUNT".into(), text(range.count)]);
     if range.reverse {
         words.push("REV".into());
+    }
+    if let Some(ms) = range.block_ms {
+        words.extend(["BLOCK".into(), text(ms)]);
     }
 }
 

@@ -54,6 +54,7 @@ const fn command(
 const WRITE: &[&str] = &["write", "denyoom"];
 const READ: &[&str] = &["readonly"];
 const FAST: &[&str] = &["readonly", "fast"];
+const FOLLOW: &[&str] = &["readonly", "pubsub", "noscript"];
 const PLAIN: &[&str] = &["loading", "stale", "fast"];
 const OPEN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth"];
 
@@ -84,7 +85,7 @@ pub const COMMANDS: &[CommandInfo] = &[
         "ESCAN",
         -4,
         READ,
-        "<stream> <start|-> <end|+> [PARTITION_KEY uuid] [COUNT n] [REV]",
+        "<stream> <start|-> <end|+> [PARTITION_KEY uuid] [COUNT n] [REV] [BLOCK ms]",
         "Reads a page of a stream, by version.",
     ),
     command(
@@ -92,7 +93,7 @@ pub const COMMANDS: &[CommandInfo] = &[
         "EPSCAN",
         -4,
         READ,
-        "<partition|key> <start|-> <end|+> [COUNT n] [REV]",
+        "<partition|key> <start|-> <end|+> [COUNT n] [REV] [BLOCK ms]",
         "Reads a page of a partition, by sequence.",
     ),
     command(
@@ -111,6 +112,33 @@ pub const COMMANDS: &[CommandInfo] = &[
         "<partition|key>",
         "Tells the last sequence of a partition.",
     ),
+    command(
+        Group::Events,
+        "ESUB",
+        -2,
+        FOLLOW,
+        "(<stream> [PARTITION_KEY uuid])+ [FROM LATEST|n|MAP stream=n…] [DEFAULT n] [WINDOW n] \
+         [NAMES name,…] [PROGRESS n]",
+        "Follows streams from any version into what is appended from now on.",
+    ),
+    command(
+        Group::Events,
+        "EPSUB",
+        -2,
+        FOLLOW,
+        "*|<partition|key>|<p,q,a-b> [FROM LATEST|n|MAP partition=n…] [DEFAULT n] [WINDOW n] \
+         [NAMES name,…] [PREFIX text] [PROGRESS n]",
+        "Follows partitions from any sequence into what is appended from now on.",
+    ),
+    command(
+        Group::Events,
+        "EACK",
+        3,
+        FOLLOW,
+        "<subscription> <cursor>",
+        "Acknowledges what a subscription sent, up to a cursor.",
+    ),
+    command(Group::Events, "EUNSUB", 2, FOLLOW, "<subscription>", "Ends a subscription."),
     command(
         Group::Connection,
         "HELLO",

@@ -30,6 +30,8 @@ pub enum Code {
     Uncertain,
     /// No answer in time, the outcome is unknown; retry with the same event ids.
     Timeout,
+    /// There is no such thing.
+    NotFound,
     /// Stored data is damaged.
     Corrupt,
     /// Stored data could not be read.
@@ -58,6 +60,7 @@ impl Code {
             Self::TryAgain => "TRYAGAIN",
             Self::Uncertain => "UNCERTAIN",
             Self::Timeout => "TIMEOUT",
+            Self::NotFound => "NOTFOUND",
             Self::Corrupt => "CORRUPT",
             Self::ReadErr => "READERR",
             Self::NoAuth => "NOAUTH",

@@ -124,28 +124,28 @@ fn map(pairs: u64, protocol: Protocol, out: &mut BytesMut) {
     }
 }
 
-fn header(kind: u8, number: u64, out: &mut BytesMut) {
+pub(crate) fn header(kind: u8, number: u64, out: &mut BytesMut) {
     out.put_u8(kind);
     digits(number, out);
     out.put_slice(b"\r\n");
 }
 
-fn simple(text: &str, out: &mut BytesMut) {
+pub(crate) fn simple(text: &str, out: &mut BytesMut) {
     out.put_u8(b'+');
     out.put_slice(text.as_bytes());
     out.put_slice(b"\r\n");
 }
 
-fn simple_uuid(uuid: Uuid, out: &mut BytesMut) {
+pub(crate) fn simple_uuid(uuid: Uuid, out: &mut BytesMut) {
     let mut buffer = Uuid::encode_buffer();
     simple(uuid.hyphenated().encode_lower(&mut buffer), out);
 }
 
-fn integer(number: u64, out: &mut BytesMut) {
+pub(crate) fn integer(number: u64, out: &mut BytesMut) {
     header(b':', number.min(i64::MAX as u64), out);
 }
 
-fn bulk(bytes: &[u8], out: &mut BytesMut) {
+pub(crate) fn bulk(bytes: &[u8], out: &mut BytesMut) {
     header(b'$', bytes.len() as u64, out);
     out.put_slice(bytes);
     out.put_slice(b"\r\n");

@@ -6,8 +6,8 @@ use actadb_model::names::StreamId;
 use uuid::Uuid;
 
 use crate::args::{
-    Arguments, Once, PartitionSelector, bounded, is_word, partition, partition_key, scan_end,
-    scan_start, stream_id, uuid,
+    Arguments, Once, PartitionSelector, bounded, is_word, number, partition, partition_key,
+    scan_end, scan_start, stream_id, uuid,
 };
 use crate::error::ErrorReply;
 
@@ -22,6 +22,8 @@ pub struct ScanRange {
     pub count: usize,
     /// Newest first.
     pub reverse: bool,
+    /// How long to wait for the first event, in milliseconds; 0 for ever.
+    pub block_ms: Option<u64>,
 }
 
 /// A page of a stream.
@@ -45,7 +47,7 @@ pub fn get(mut arguments: Arguments<'_>) -> Result<Uuid, ErrorReply> {
     Ok(id)
 }
 
-/// `ESCAN <stream> <start|-> <end|+> [PARTITION_KEY u] [COUNT n] [REV]`
+/// `ESCAN <stream> <start|-> <end|+> [PARTITION_KEY u] [COUNT n] [REV] [BLOCK ms]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
@@ -55,7 +57,7 @@ pub fn scan_stream(mut arguments: Arguments<'_>) -> Result<StreamScan, ErrorRepl
     Ok(StreamScan { stream, partition_key, range })
 }
 
-/// `EPSCAN <partition> <start|-> <end|+> [COUNT n] [REV]`
+/// `EPSCAN <partition> <start|-> <end|+> [COUNT n] [REV] [BLOCK ms]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
@@ -76,8 +78,11 @@ fn range(
     let mut count = Once::new("COUNT");
     let mut reverse = Once::new("REV");
     let mut key = Once::new("PARTITION_KEY");
+    let mut block = Once::new("BLOCK");
     while let Some(word) = arguments.optional() {
-        if is_word(word, "COUNT") {
+        if is_word(word, "BLOCK") {
+            block.set(number("BLOCK", arguments.value("BLOCK")?)?)?;
+        } else if is_word(word, "COUNT") {
             let most = PAGE_MAX_EVENTS as u64;
             count.set(bounded("COUNT", arguments.value("COUNT")?, 1, most)? as usize)?;
         } else if is_word(word, "REV") {
@@ -90,7 +95,7 @@ fn range(
     }
     let count = count.get().unwrap_or(PAGE_DEFAULT_EVENTS);
     let reverse = reverse.get().is_some();
-    Ok((ScanRange { start, end, count, reverse }, key.get()))
+    Ok((ScanRange { start, end, count, reverse, block_ms: block.get() }, key.get()))
 }
 
 /// `ESVER <stream> [PARTITION_KEY u]`

@@ -137,7 +137,7 @@ impl From<ErrorReply> for Reply {
 }
 
 /// Simple strings and errors end with the line: what is inside must not.
-fn one_line_text(text: &str) -> String {
+pub(crate) fn one_line_text(text: &str) -> String {
     text.chars().map(|c| if c == '\r' || c == '\n' { ' ' } else { c }).collect()
 }
 

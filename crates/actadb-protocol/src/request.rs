@@ -11,6 +11,7 @@ use crate::catalog;
 use crate::connection::{self, Client, Commands, Hello};
 use crate::error::ErrorReply;
 use crate::read::{self, ScanRange, StreamScan};
+use crate::subscribe::{self, PartitionSubscription, StreamSubscription};
 
 /// A command with its values checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,14 @@ pub enum Request {
     StreamVersion(StreamId, Option<PartitionKey>),
     /// `EPSEQ`
     PartitionSequence(PartitionSelector),
+    /// `ESUB`
+    SubscribeStreams(StreamSubscription),
+    /// `EPSUB`
+    SubscribePartitions(PartitionSubscription),
+    /// `EACK`
+    Acknowledge(Uuid, u64),
+    /// `EUNSUB`
+    Unsubscribe(Uuid),
     /// `HELLO`
     Hello(Hello),
     /// `AUTH`
@@ -71,7 +80,28 @@ impl Request {
     /// Whether it changes the connection and therefore runs alone, in its place.
     #[must_use]
     pub fn runs_alone(&self) -> bool {
-        matches!(self, Self::Hello(_) | Self::Auth(..) | Self::Quit | Self::Reset | Self::Client(_))
+        matches!(
+            self,
+            Self::Hello(_)
+                | Self::Auth(..)
+                | Self::Quit
+                | Self::Reset
+                | Self::Client(_)
+                | Self::SubscribeStreams(_)
+                | Self::SubscribePartitions(_)
+                | Self::Acknowledge(..)
+                | Self::Unsubscribe(_)
+        )
+    }
+
+    /// Whether it may wait for events that are still to come.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        match self {
+            Self::ScanStream(scan) => scan.range.block_ms.is_some(),
+            Self::ScanPartition(_, range) => range.block_ms.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -105,6 +135,13 @@ pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
             Request::StreamVersion(stream, key)
         }
         "EPSEQ" => Request::PartitionSequence(read::partition_sequence(arguments)?),
+        "ESUB" => Request::SubscribeStreams(subscribe::subscribe_streams(arguments)?),
+        "EPSUB" => Request::SubscribePartitions(subscribe::subscribe_partitions(arguments)?),
+        "EACK" => {
+            let (subscription, cursor) = subscribe::acknowledge(arguments)?;
+            Request::Acknowledge(subscription, cursor)
+        }
+        "EUNSUB" => Request::Unsubscribe(subscribe::unsubscribe(arguments)?),
         "HELLO" => Request::Hello(connection::hello(arguments)?),
         "AUTH" => {
             let (user, password) = connection::auth(arguments)?;

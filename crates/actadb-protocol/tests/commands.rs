@@ -13,6 +13,9 @@ use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::read::{ScanRange, StreamScan};
 use actadb_protocol::reply::Protocol;
 use actadb_protocol::request::{Request, parse};
+use actadb_protocol::subscribe::{
+    From, PartitionSubscription, Partitions, StreamSubscription, SubscribeOptions,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -87,7 +90,7 @@ fn own_id() -> Uuid {
 }
 
 fn range(start: u64, end: u64, count: usize, reverse: bool) -> ScanRange {
-    ScanRange { start, end, count, reverse }
+    ScanRange { start, end, count, reverse, block_ms: None }
 }
 
 fn stream_scan(partition_key: Option<PartitionKey>, range: ScanRange) -> Request {
@@ -215,6 +218,22 @@ fn good_forms() -> Vec<(String, Request)> {
         ("TIME".into(), Request::Time),
         ("MODULE LIST".into(), Request::ModuleList),
         ("ROLE".into(), Request::Role),
+        (
+            "ESUB s".into(),
+            Request::SubscribeStreams(StreamSubscription {
+                streams: vec![(StreamId::new("s").unwrap(), None)],
+                options: SubscribeOptions::default(),
+            }),
+        ),
+        (
+            "EPSUB *".into(),
+            Request::SubscribePartitions(PartitionSubscription {
+                partitions: Partitions::All,
+                options: SubscribeOptions::default(),
+            }),
+        ),
+        (format!("EACK {UUID} 3"), Request::Acknowledge(UUID.parse().unwrap(), 3)),
+        (format!("EUNSUB {UUID}"), Request::Unsubscribe(UUID.parse().unwrap())),
     ];
     forms.into()
 }
@@ -698,6 +717,97 @@ fn commands_about_the_connection_run_alone_and_some_need_no_authentication() {
         let name = line.split(' ').next().unwrap_or_default();
         let open = matches!(name, "HELLO" | "AUTH" | "QUIT" | "RESET");
         assert_eq!(request.is_open(), open, "{line}");
-        assert_eq!(request.runs_alone(), open || name == "CLIENT", "{line}");
+        let alone = matches!(name, "CLIENT" | "ESUB" | "EPSUB" | "EACK" | "EUNSUB");
+        assert_eq!(request.runs_alone(), open || alone, "{line}");
     }
+}
+
+fn streams(line: &str) -> StreamSubscription {
+    match good(line) {
+        Request::SubscribeStreams(subscription) => subscription,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn partitions(line: &str) -> PartitionSubscription {
+    match good(line) {
+        Request::SubscribePartitions(subscription) => subscription,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn map(pairs: &[(&str, u64)], rest: Option<u64>) -> From {
+    From::Map { positions: pairs.iter().map(|(n, p)| ((*n).to_owned(), *p)).collect(), rest }
+}
+
+#[test]
+fn esub_takes_streams_and_then_options_in_any_order() {
+    let stream = |name| (StreamId::new(name).unwrap(), None);
+    assert_eq!(streams("ESUB s").streams, [stream("s")]);
+    assert_eq!(streams("esub s").options, SubscribeOptions::default());
+    // The first word is always a stream.
+    assert_eq!(streams("ESUB FROM").streams, [stream("FROM")]);
+    let key = Some(PartitionKey::new(UUID.parse().unwrap()));
+    let found = streams(&format!("ESUB a b PARTITION_KEY {UUID} c window 5 from latest"));
+    assert_eq!(found.streams, [stream("a"), (StreamId::new("b").unwrap(), key), stream("c")]);
+    assert_eq!(found.options.window, Some(5));
+    let found = streams("ESUB a b FROM MAP a=1 x=y=22 NAMES A,B PROGRESS 7").options;
+    assert_eq!(found.from, map(&[("a", 1), ("x=y", 22)], None));
+    assert_eq!(found.names.unwrap(), ["A", "B"].map(|n| EventName::new(n).unwrap()));
+    assert_eq!(found.progress, Some(7));
+    assert_eq!(streams("ESUB a FROM 12").options.from, From::At(12));
+    assert_eq!(streams("ESUB a DEFAULT 3 FROM MAP a=1").options.from, map(&[("a", 1)], Some(3)));
+}
+
+#[test]
+fn epsub_takes_all_one_a_list_ranges_or_a_key() {
+    let several = |ids: &[u16]| Partitions::Several(ids.iter().copied().map(PartitionId).collect());
+    let one = |id| Partitions::One(PartitionSelector::Id(PartitionId(id)));
+    assert_eq!(partitions("EPSUB *").partitions, Partitions::All);
+    assert_eq!(partitions("EPSUB 7").partitions, one(7));
+    assert_eq!(partitions("EPSUB 7,7").partitions, several(&[7]));
+    assert_eq!(partitions("EPSUB 9,1-3,2").partitions, several(&[1, 2, 3, 9]));
+    let key = PartitionSelector::Key(PartitionKey::new(KEY.parse().unwrap()));
+    assert_eq!(partitions(&format!("EPSUB {KEY}")).partitions, Partitions::One(key));
+    let found = partitions("EPSUB * FROM MAP 0=5 007=8 DEFAULT 0 PREFIX order- WINDOW 1").options;
+    assert_eq!(found.from, map(&[("0", 5), ("7", 8)], Some(0)));
+    assert_eq!((found.prefix.as_deref(), found.window), (Some("order-"), Some(1)));
+}
+
+#[test]
+fn what_is_wrong_with_a_subscription_is_told_by_name_and_value() {
+    assert_refusals(&[
+        ("ESUB", "ERR wrong number of arguments for 'esub' command"),
+        ("ESUB s FROM", "SYNTAX FROM needs a value"),
+        ("ESUB s FROM x", "INVALIDARG FROM must be LATEST, a number or MAP, got 'x'"),
+        ("ESUB s FROM MAP s", "INVALIDARG FROM MAP takes pairs such as name=5, got 's'"),
+        ("ESUB s FROM MAP s=x", "INVALIDARG FROM MAP s must be a number, got 'x'"),
+        ("ESUB s FROM MAP s=1 s=2", "SYNTAX FROM MAP names 's' twice"),
+        ("ESUB s DEFAULT 1", "SYNTAX DEFAULT needs FROM MAP"),
+        ("ESUB s FROM 1 DEFAULT 1", "SYNTAX DEFAULT needs FROM MAP"),
+        ("ESUB s WINDOW 0", "INVALIDARG WINDOW must be a number from 1 to 1000000, got '0'"),
+        ("ESUB s WINDOW 1 WINDOW 1", "SYNTAX WINDOW is given twice"),
+        ("ESUB s WINDOW 1 t", "SYNTAX unexpected argument 't' for ESUB"),
+        ("ESUB s NAMES A,,B", "INVALIDARG event name must not be empty"),
+        ("ESUB s WINDOW 1 PREFIX x", "SYNTAX unexpected argument 'PREFIX' for ESUB"),
+        (
+            "EPSUB x",
+            "INVALIDARG partition must be a partition number or a partition key UUID, got 'x'",
+        ),
+        (
+            "EPSUB 1,x",
+            "INVALIDARG partitions must be partition numbers or ranges such as 0-7, got 'x'",
+        ),
+        ("EPSUB 3-1", "INVALIDARG the range 3-1 is empty: the lower number comes first"),
+        (
+            "EPSUB 1-70000",
+            "INVALIDARG partitions must be partition numbers or ranges such as 0-7, got '1-70000'",
+        ),
+        ("EPSUB * FROM MAP x=1", "INVALIDARG partition must be a number from 0 to 65535, got 'x'"),
+        ("EACK x 1", "INVALIDARG subscription must be a UUID, got 'x'"),
+        ("ESCAN s - + BLOCK -1", "INVALIDARG BLOCK must be a number, got '-1'"),
+    ]);
+    assert_eq!(good(&format!("EACK {UUID} 4")), Request::Acknowledge(UUID.parse().unwrap(), 4));
+    assert_eq!(good(&format!("EUNSUB {UUID}")), Request::Unsubscribe(UUID.parse().unwrap()));
+    assert!(good("ESCAN s 5 + BLOCK 0").blocks() && !good("ESCAN s 5 +").blocks());
 }

@@ -1,7 +1,7 @@
 //! Carrying out commands through the `Database` handle, and writing their answers.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actadb::database::Database;
 use actadb::error::ReadError;
@@ -32,12 +32,14 @@ pub struct Context {
     pub registry: Arc<Registry>,
 }
 
-fn read_error(error: &ReadError) -> ErrorReply {
+/// The words for a read that was not answered.
+pub(crate) fn read_error(error: &ReadError) -> ErrorReply {
     let code = match error {
         ReadError::NoSuchPartition { .. } => Code::InvalidArg,
         ReadError::Corrupt(_) | ReadError::Closed { reason: ClosedReason::Corrupt(_), .. } => {
             Code::Corrupt
         }
+        ReadError::Stopping => Code::TryAgain,
         ReadError::Failed(_) | ReadError::Closed { .. } => Code::ReadErr,
     };
     ErrorReply::new(code, error.to_string())
@@ -90,15 +92,22 @@ impl Context {
             }
             Request::ScanStream(StreamScan { stream, partition_key, range }) => {
                 let read = ReadStream { stream, partition_key, scan: scan(range) };
-                let page = database.read_stream(read).await.map_err(|error| read_error(&error))?;
+                let page = match range.block_ms {
+                    None => database.read_stream(read).await,
+                    Some(ms) => database.wait_stream(read, patience(ms)).await,
+                };
+                let page = page.map_err(|error| read_error(&error))?;
                 write_events(&page, protocol, out);
                 return Ok(());
             }
             Request::ScanPartition(selector, range) => {
                 let partition = self.partition(selector);
                 let read = ReadPartition { partition, scan: scan(range) };
-                let page =
-                    database.read_partition(read).await.map_err(|error| read_error(&error))?;
+                let page = match range.block_ms {
+                    None => database.read_partition(read).await,
+                    Some(ms) => database.wait_partition(read, patience(ms)).await,
+                };
+                let page = page.map_err(|error| read_error(&error))?;
                 write_events(&page, protocol, out);
                 return Ok(());
             }
@@ -128,6 +137,10 @@ impl Context {
             | Request::Auth(..)
             | Request::Quit
             | Request::Reset
+            | Request::SubscribeStreams(_)
+            | Request::SubscribePartitions(_)
+            | Request::Acknowledge(..)
+            | Request::Unsubscribe(_)
             | Request::Client(_) => {
                 return Err(ErrorReply::new(Code::Err, "the command came the wrong way"));
             }
@@ -169,6 +182,11 @@ impl Context {
         let found = pairs.into_iter().filter(|(key, _)| wanted(key));
         Reply::Map(found.map(|(key, value)| (Reply::bulk(key), Reply::bulk(value))).collect())
     }
+}
+
+/// How long `BLOCK` waits: 0 is for ever.
+fn patience(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
 }
 
 fn scan(range: ScanRange) -> Scan {

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use actadb::model::outcome::Unknown;
 use actadb::model::transaction::Transaction;
+use actadb::subscriptions::Arrival;
 use actadb_protocol::catalog;
 use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::framer::{Framer, Limits, ProtocolError};
-use actadb_protocol::reply::Reply;
+use actadb_protocol::reply::{Protocol, Reply};
 use actadb_protocol::request::{Request, parse};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::answer::Context;
+use crate::following::Following;
 use crate::session::Session;
 use crate::socket::Socket;
 
@@ -54,6 +56,14 @@ impl From<io::Error> for End {
     }
 }
 
+/// What a connection that waits for requests gets.
+enum Event {
+    /// So many bytes.
+    Read(usize),
+    /// Something that it follows.
+    Arrived(Arrival),
+}
+
 /// A request, or why it is none.
 type Parsed = Result<Request, ErrorReply>;
 
@@ -63,6 +73,7 @@ pub struct Connection<S> {
     framer: Framer,
     limits: Limits,
     session: Session,
+    following: Following,
     context: Context,
     stopping: watch::Receiver<bool>,
     /// Names this connection to the partitions, which keep the order of its appends.
@@ -95,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             framer: Framer::new(now),
             limits,
             session,
+            following: Following::default(),
             context,
             stopping,
             order,
@@ -124,8 +136,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             End::Io(error) => {
                 tracing::debug!(connection = self.session.id(), %error, "connection failed");
             }
-            End::Closed => {}
+            End::Closed => {
+                // When the server stops, every subscription has just said so.
+                self.following.write_rest(&mut self.socket.out);
+                let _ = self.flush().await;
+            }
         }
+        self.following.clear();
         self.socket.shutdown().await;
     }
 
@@ -156,21 +173,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn read(&mut self, stopped: Pin<&mut impl Future<Output = ()>>) -> Result<(), End> {
-        let idle = self.context.settings.network.idle_timeout_ms;
-        let wants = self.framer.wants();
-        let read = async {
-            tokio::select! {
-                read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX) => read,
-                () = stopped => Ok(0),
+    /// Waits for requests; meanwhile writes what subscriptions send.
+    async fn read(&mut self, mut stopped: Pin<&mut impl Future<Output = ()>>) -> Result<(), End> {
+        let n = loop {
+            let wants = self.framer.wants();
+            // Whoever follows something may be silent, as in Redis.
+            let idle = match self.following.is_idle() {
+                true => self.context.settings.network.idle_timeout_ms,
+                false => 0,
+            };
+            let read = async {
+                tokio::select! {
+                    read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX) => {
+                        read.map(Event::Read)
+                    }
+                    arrival = self.following.next() => Ok(Event::Arrived(arrival)),
+                    () = stopped.as_mut() => Ok(Event::Read(0)),
+                }
+            };
+            let event = match idle {
+                0 => read.await?,
+                idle => match timeout(Duration::from_millis(idle), read).await {
+                    Ok(read) => read?,
+                    Err(_elapsed) => return Err(End::Closed),
+                },
+            };
+            match event {
+                Event::Read(n) => break n,
+                Event::Arrived(arrival) => self.push(arrival).await?,
             }
-        };
-        let n = match idle {
-            0 => read.await?,
-            idle => match timeout(Duration::from_millis(idle), read).await {
-                Ok(read) => read?,
-                Err(_elapsed) => return Err(End::Closed),
-            },
         };
         if n == 0 {
             return Err(End::Closed);
@@ -182,6 +213,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(End::Protocol(ProtocolError(text.into())));
         }
         Ok(())
+    }
+
+    /// Writes what subscriptions have sent.
+    async fn push(&mut self, arrival: Arrival) -> Result<(), End> {
+        self.following.write(arrival, WRITE_BYTES, &mut self.socket.out);
+        self.flush().await
+    }
+
+    /// Waits for the answer of something; meanwhile writes what subscriptions send. What `blocks`
+    /// may take for ever: it ends when the connection does.
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        blocks: bool,
+    ) -> Result<T, End> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let wants = self.framer.wants();
+            let listens = blocks && self.framer.held_bytes() < REQUEST_BYTES_MAX;
+            tokio::select! {
+                biased;
+                answer = work.as_mut() => return Ok(answer),
+                arrival = self.following.next() => self.push(arrival).await?,
+                read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX),
+                    if listens =>
+                {
+                    if read? == 0 {
+                        return Err(End::Closed);
+                    }
+                    self.account(self.framer.held_bytes());
+                }
+            }
+        }
     }
 
     /// Tells how much this connection holds; answers how much all hold.
@@ -245,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Ok(request) if request.runs_alone() => {
                     let quits = matches!(request, Request::Quit);
-                    let reply = self.session.perform(request);
+                    let reply = self.perform_alone(request).await;
                     if let Reply::Error(error) = &reply {
                         self.context.registry.count_error(error.code);
                     }
@@ -259,8 +323,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         return Ok(true);
                     }
                 }
-                Ok(Request::Append(first)) => self.appends(first, false, &mut batch).await,
-                Ok(Request::AppendMany(first)) => self.appends(first, true, &mut batch).await,
+                Ok(Request::Append(first)) => self.appends(first, false, &mut batch).await?,
+                Ok(Request::AppendMany(first)) => self.appends(first, true, &mut batch).await?,
                 Ok(first) => self.others(first, &mut batch).await?,
             }
             if self.socket.out.len() >= WRITE_BYTES {
@@ -270,8 +334,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(false)
     }
 
+    /// Carries out a command that runs alone.
+    async fn perform_alone(&mut self, request: Request) -> Reply {
+        let protocol = self.session.protocol();
+        match request {
+            Request::SubscribeStreams(_)
+            | Request::SubscribePartitions(_)
+            | Request::Acknowledge(..)
+            | Request::Unsubscribe(_) => {
+                self.following.perform(request, protocol, &self.context.database).await
+            }
+            request => {
+                let resets = matches!(request, Request::Reset);
+                let reply = self.session.perform(request);
+                // Without RESP3 there are no pushes.
+                if resets || self.session.protocol() == Protocol::Resp2 {
+                    self.following.clear();
+                }
+                reply
+            }
+        }
+    }
+
     /// A run of appends: one message per partition, answered in order.
-    async fn appends(&mut self, first: Transaction, many: bool, batch: &mut VecDeque<Parsed>) {
+    async fn appends(
+        &mut self,
+        first: Transaction,
+        many: bool,
+        batch: &mut VecDeque<Parsed>,
+    ) -> Result<(), End> {
         let mut transactions = vec![first];
         let mut answers: Vec<Result<bool, ErrorReply>> = vec![Ok(many)];
         while let Some(next) = batch.front() {
@@ -293,7 +384,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         let protocol = self.session.protocol();
-        let results = self.context.database.append_run(self.order, transactions).await;
+        let results = if self.following.is_idle() {
+            self.context.database.append_run(self.order, transactions).await
+        } else {
+            let (database, order) = (self.context.database.clone(), self.order);
+            self.meanwhile(database.append_run(order, transactions), false).await?
+        };
         let mut results = results.into_iter();
         for answer in answers {
             match (answer, &mut results) {
@@ -305,6 +401,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
+        Ok(())
     }
 
     /// A run of other commands: a few in flight at once, answered in order.
@@ -312,12 +409,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let protocol = self.session.protocol();
         let is_other = |parsed: &Parsed| {
             let of_run = |r: &Request| {
-                !r.runs_alone() && !matches!(r, Request::Append(_) | Request::AppendMany(_))
+                !r.runs_alone()
+                    && !r.blocks()
+                    && !matches!(r, Request::Append(_) | Request::AppendMany(_))
             };
             parsed.as_ref().is_ok_and(of_run)
         };
-        if !batch.front().is_some_and(is_other) {
-            self.context.answer(first, protocol, &mut self.socket.out).await;
+        let blocks = first.blocks();
+        if blocks || !batch.front().is_some_and(is_other) {
+            if !blocks && self.following.is_idle() {
+                self.context.answer(first, protocol, &mut self.socket.out).await;
+                return Ok(());
+            }
+            // What is answered already must not wait for what may take for ever.
+            self.flush().await?;
+            let context = self.context.clone();
+            let answer = async move {
+                let mut out = BytesMut::new();
+                context.answer(first, protocol, &mut out).await;
+                out
+            };
+            let answer = self.meanwhile(answer, blocks).await?;
+            self.socket.out.extend_from_slice(&answer);
             return Ok(());
         }
         let mut next = Some(first);
@@ -340,7 +453,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }));
             }
             let Some(answer) = flying.pop_front() else { return Ok(()) };
-            match answer.await {
+            match self.meanwhile(answer, false).await? {
                 Ok(bytes) if self.socket.out.is_empty() => self.socket.out = bytes,
                 Ok(bytes) => self.socket.out.extend_from_slice(&bytes),
                 Err(_panicked) => {

@@ -141,7 +141,11 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
             line("partitions", &status.partitioning.partitions()),
             line("buckets", &status.partitioning.buckets()),
         ],
-        "subscriptions" => vec![line("subscriptions", &0)],
+        "subscriptions" => vec![
+            line("subscriptions", &status.subscriptions),
+            line("delivered_events", &status.delivered_events),
+            line("blocked_reads", &status.blocked_reads),
+        ],
         "caches" => {
             let heads: usize = status.buckets.iter().map(|bucket| bucket.heads).sum();
             vec![line("stream_heads", &heads)]

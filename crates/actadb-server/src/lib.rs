@@ -11,6 +11,7 @@ pub mod check;
 pub mod cli;
 pub mod connection;
 pub mod dump;
+pub mod following;
 pub mod import;
 pub mod info;
 pub mod metrics;

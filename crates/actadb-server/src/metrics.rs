@@ -111,6 +111,12 @@ impl Gatherer {
         let status = self.0.database.status();
         counter(encoder, "reads", "Reads answered", one(status.reads))?;
         counter(encoder, "events_read", "Events in the answers of reads", one(status.read_events))?;
+        let running = status.subscriptions as f64;
+        gauge(encoder, "subscriptions", "Subscriptions that run", number(running))?;
+        let help = "Events that subscriptions delivered";
+        counter(encoder, "events_delivered", help, one(status.delivered_events))?;
+        let help = "Reads with BLOCK that wait for their first event";
+        gauge(encoder, "blocked_reads", help, number(status.blocked_reads as f64))?;
         let scrub = &status.scrub;
         let help = "Bytes of sealed segments and indexes read again by the scrub";
         counter(encoder, "scrubbed_bytes", help, one(scrub.bytes))?;

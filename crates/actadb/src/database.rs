@@ -3,38 +3,35 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use actadb_bucket::partition_side::PartitionSide;
-use actadb_bucket::writer_side::{WriterSide, WriterStart};
 use actadb_model::event::Event;
 use actadb_model::ids::{BucketId, PartitionId, PartitionKey, Partitioning, hash16};
-use actadb_model::limits::{FULL_SEGMENTS_MAX, PAGE_MAX_EVENTS, PERMIT_MIN_BYTES};
+use actadb_model::limits::{FULL_SEGMENTS_MAX, PAGE_MAX_EVENTS};
 use actadb_model::names::StreamId;
 use actadb_model::outcome::{AppendError, AppendResult, Appended, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
-use actadb_partition::core::{Rules, Start};
 use actadb_store::meta::{Directory, Meta};
-use actadb_store::open::{OpenedBucket, open_bucket};
+use actadb_store::open::open_bucket;
 use actadb_store::reader::{Page, Reader};
 use kameo::prelude::*;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use uuid::Uuid;
 
+use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::door::PartitionDoor;
 use crate::error::{OpenError, ReadError};
 use crate::executor::Executor;
 use crate::options::Options;
-use crate::partition_actor::PartitionActor;
 use crate::reads::{ReadPartition, ReadStream};
-use crate::scrub_actor::start_scrub;
 use crate::scrub_board::ScrubBoard;
 use crate::segment_writer_actor::{SegmentWriterActor, Stop};
+use crate::start::{Starter, queue_size};
 use crate::status::{BucketBoard, Status};
-use crate::supervisor::{NodeSupervisor, StartBucket, StartPartition, StartWriter};
-use crate::waiting::Waiting;
+use crate::subscriptions::Counts;
+use crate::supervisor::{NodeSupervisor, SubscriptionSupervisor};
 
 /// A running database. Clones share it; it runs until [`close`](Self::close), or until the last
 /// clone is dropped (which does not wait for anything; what was acknowledged is safe either way).
@@ -45,35 +42,40 @@ pub struct Database {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    options: Options,
-    meta: Meta,
+    pub(crate) options: Options,
+    pub(crate) meta: Meta,
     /// Held for its lock, here and by every thread that may write.
-    directory: Arc<Directory>,
-    clock: Clock,
-    executor: Executor,
-    buckets: Vec<BucketHandle>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) clock: Clock,
+    pub(crate) executor: Executor,
+    pub(crate) buckets: Vec<BucketHandle>,
     /// By number of the partition; `None` where the bucket did not open.
     pub(crate) doors: Vec<Option<PartitionDoor>>,
-    supervisor: ActorRef<NodeSupervisor>,
-    scrub: Arc<ScrubBoard>,
-    stopping: AtomicBool,
-    reads: AtomicU64,
-    read_events: AtomicU64,
-    next_connection: AtomicU64,
+    pub(crate) supervisor: ActorRef<NodeSupervisor>,
+    pub(crate) subscriptions: ActorRef<SubscriptionSupervisor>,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) scrub: Arc<ScrubBoard>,
+    /// Whether the database is being stopped; those who wait for events look at it, too.
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) reads: AtomicU64,
+    pub(crate) read_events: AtomicU64,
+    pub(crate) next_connection: AtomicU64,
 }
 
 #[derive(Debug)]
 pub(crate) struct BucketHandle {
-    board: Arc<BucketBoard>,
+    pub(crate) board: Arc<BucketBoard>,
+    /// Those who wait for something new to read.
+    pub(crate) bells: Arc<Bells>,
     /// `None` where the bucket did not open.
     pub(crate) parts: Option<BucketParts>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct BucketParts {
-    reader: Reader,
+    pub(crate) reader: Reader,
     pub(crate) writer: ActorRef<SegmentWriterActor>,
-    permits: Arc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
 }
 
 impl Drop for Inner {
@@ -159,7 +161,7 @@ impl Database {
         transactions: Vec<Transaction>,
     ) -> Vec<AppendResult> {
         let count = transactions.len();
-        if self.inner.stopping.load(Ordering::Acquire) {
+        if *self.inner.stopping.borrow() {
             return vec![Err(Refusal::Stopping.into()); count];
         }
         if let [only] = transactions.as_slice() {
@@ -310,6 +312,9 @@ impl Database {
             free_bytes: self.inner.directory.disk().free_bytes(self.inner.directory.root()).ok(),
             reads: self.inner.reads.load(Ordering::Relaxed),
             read_events: self.inner.read_events.load(Ordering::Relaxed),
+            subscriptions: self.inner.counts.running.load(Ordering::Relaxed),
+            delivered_events: self.inner.counts.delivered.load(Ordering::Relaxed),
+            blocked_reads: self.inner.counts.blocked.load(Ordering::Relaxed),
             scrub: self.inner.scrub.status(),
         }
     }
@@ -317,7 +322,7 @@ impl Database {
     /// Stops: refuses new appends, waits for those in flight, syncs and saves. Reads of other
     /// clones go on until they are dropped.
     pub async fn close(&self) {
-        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.stopping.send_replace(true);
         let mut buckets = tokio::task::JoinSet::new();
         for bucket in &self.inner.buckets {
             if let Some(parts) = bucket.parts.clone() {
@@ -336,7 +341,11 @@ impl Database {
         let _ = tokio::time::timeout(STOP_PATIENCE, gone).await;
     }
 
-    fn partition_of_stream(&self, stream: &StreamId, key: Option<PartitionKey>) -> PartitionId {
+    pub(crate) fn partition_of_stream(
+        &self,
+        stream: &StreamId,
+        key: Option<PartitionKey>,
+    ) -> PartitionId {
         let key = key.unwrap_or_else(|| PartitionKey::of_stream(stream.as_str()));
         self.partitioning().partition_of(key)
     }
@@ -346,7 +355,7 @@ impl Database {
         &self.inner.buckets[usize::from(bucket.0)]
     }
 
-    fn reader(&self, partition: PartitionId) -> Result<Reader, ReadError> {
+    pub(crate) fn reader(&self, partition: PartitionId) -> Result<Reader, ReadError> {
         if !self.partitioning().contains(partition) {
             let last = self.partitioning().partitions() - 1;
             return Err(ReadError::NoSuchPartition { partition: partition.0, last });
@@ -361,7 +370,7 @@ impl Database {
         }
     }
 
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         partition: PartitionId,
         job: impl FnOnce(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
@@ -373,7 +382,7 @@ impl Database {
         Ok(answer?)
     }
 
-    fn count_events(&self, events: usize) {
+    pub(crate) fn count_events(&self, events: usize) {
         self.inner.read_events.fetch_add(events as u64, Ordering::Relaxed);
     }
 }
@@ -393,201 +402,4 @@ async fn stop_bucket(options: Options, board: Arc<BucketBoard>, parts: BucketPar
     if told && tokio::time::timeout(STOP_PATIENCE, is_stopped).await.is_err() {
         tracing::error!(bucket = board.bucket.0, "the bucket did not stop in time");
     }
-}
-
-/// Messages that can be in flight in a bucket: every one holds a permit of at least the minimum.
-fn queue_size(options: &Options) -> usize {
-    // Twice: after a refusal permits come back while stale proposals still lie in a mailbox, and
-    // an append may be told both committed and synced. Beside them: lead, closed, stop.
-    2 * (options.permit_bytes / PERMIT_MIN_BYTES) as usize + 64
-}
-
-/// What is needed to start the actors.
-struct Starter {
-    options: Options,
-    meta: Meta,
-    clock: Clock,
-    executor: Executor,
-    queue: usize,
-    supervisor: ActorRef<NodeSupervisor>,
-}
-
-type Opened = (BucketId, Option<Result<OpenedBucket, actadb_store::error::OpenError>>);
-
-impl Starter {
-    async fn start(
-        self,
-        directory: Arc<Directory>,
-        opened: Vec<Opened>,
-    ) -> Result<Database, OpenError> {
-        let partitioning = self.meta.partitioning;
-        let readers: Vec<(BucketId, Reader)> = opened
-            .iter()
-            .filter_map(|(bucket, outcome)| {
-                let Some(Ok(bucket_parts)) = outcome else { return None };
-                Some((*bucket, bucket_parts.publisher.reader()))
-            })
-            .collect();
-        let mut buckets = Vec::new();
-        let mut doors = vec![None; usize::from(partitioning.partitions())];
-        for (bucket, outcome) in opened {
-            let partitions: Vec<PartitionId> = partitioning.partitions_of(bucket).collect();
-            let board = Arc::new(BucketBoard::new(bucket, &partitions));
-            let parts = match outcome {
-                Some(Ok(found)) => {
-                    report(bucket, &found);
-                    let others = readers.iter().filter(|(b, _)| *b != bucket);
-                    let others = Arc::new(others.map(|(_, reader)| reader.clone()).collect());
-                    Some(self.start_bucket(found, &directory, &board, others, &mut doors).await?)
-                }
-                // Whatever keeps one bucket from opening is no reason to stop the others.
-                Some(Err(error)) => {
-                    let damaged = error.is_damage();
-                    let what = format!("{error}; run `actadb check`; the other buckets go on");
-                    board.close(&match damaged {
-                        true => ClosedReason::Corrupt(what),
-                        false => ClosedReason::NotOpened(what),
-                    });
-                    None
-                }
-                None => {
-                    board.close(&ClosedReason::Panicked("opening the bucket".into()));
-                    None
-                }
-            };
-            buckets.push(BucketHandle { board, parts });
-        }
-        let scrub = start_scrub(&self.options, &self.executor, &self.supervisor, readers).await;
-        let inner = Inner {
-            meta: self.meta,
-            options: self.options,
-            directory,
-            clock: self.clock,
-            executor: self.executor,
-            buckets,
-            doors,
-            supervisor: self.supervisor,
-            scrub,
-            stopping: AtomicBool::new(false),
-            reads: AtomicU64::new(0),
-            read_events: AtomicU64::new(0),
-            next_connection: AtomicU64::new(0),
-        };
-        Ok(Database { inner: Arc::new(inner) })
-    }
-
-    async fn start_bucket(
-        &self,
-        opened: OpenedBucket,
-        directory: &Arc<Directory>,
-        board: &Arc<BucketBoard>,
-        others: Arc<Vec<Reader>>,
-        doors: &mut [Option<PartitionDoor>],
-    ) -> Result<BucketParts, OpenError> {
-        let options = &self.options;
-        let bucket = board.bucket;
-        let partitions: Vec<PartitionId> = self.meta.partitioning.partitions_of(bucket).collect();
-        let unsealed = opened.unsealed.len();
-        let identity = opened.writer.identity();
-        let id_floor_ns = opened.publisher.last_time_ns();
-        let start = WriterStart {
-            partitions: partitions.clone(),
-            last: opened.last,
-            term: opened.writer.slot_state().term,
-            segment_bytes: self.meta.segment_bytes,
-            fsync: options.fsync,
-            room: opened.writer.room(),
-            unsealed: opened.unsealed,
-        };
-        let reader = opened.publisher.reader();
-        let thread = self
-            .executor
-            .writer(opened.writer, board.clone(), directory.clone())
-            .map_err(OpenError::Thread)?;
-        let mut to_partitions = HashMap::new();
-        let mut from_writer = Vec::new();
-        for partition in partitions {
-            let (sender, receiver) = mpsc::channel(self.queue);
-            to_partitions.insert(partition, sender);
-            from_writer.push((partition, receiver));
-        }
-        let writer = SegmentWriterActor {
-            side: WriterSide::new(start, opened.publisher),
-            clock: self.clock,
-            executor: self.executor.clone(),
-            board: board.clone(),
-            thread,
-            thread_gone: false,
-            gathered: false,
-            partitions: to_partitions,
-            sealed: mpsc::channel(FULL_SEGMENTS_MAX + unsealed + 2),
-            stopping: Vec::new(),
-            outputs: Vec::new(),
-        };
-        let lost = |_| OpenError::Options("the supervisor is gone".into());
-        let supervisor =
-            self.supervisor.ask(StartBucket(board.clone())).await.map_err(|_| lost(()))?;
-        let writer = supervisor
-            .ask(StartWriter(Box::new(writer), self.queue))
-            .await
-            .map_err(|_| lost(()))?;
-        // Partitions must hear that they lead before anyone can send them an append.
-        writer.wait_for_startup().await;
-        let permits = Arc::new(Semaphore::new(options.permit_bytes as usize));
-        let rules = Rules {
-            strict_versioning: options.strict_versioning,
-            max_transaction_bytes: options.transaction_limit(),
-            cached_heads: options.cached_heads / usize::from(options.partitions),
-        };
-        for (partition, from_writer) in from_writer {
-            // Only for the random bits of generated ids.
-            let seed = Uuid::new_v4().as_u64_pair().0;
-            let start = Start { partition, rules, id_floor_ns, seed };
-            let actor = PartitionActor {
-                partition,
-                side: PartitionSide::new(identity, start),
-                clock: self.clock,
-                executor: self.executor.clone(),
-                board: board.clone(),
-                writer: writer.clone(),
-                from_writer,
-                facts: mpsc::channel(self.queue),
-                reader: reader.clone(),
-                others: others.clone(),
-                waiting: Waiting::new(options.append_timeout),
-                proposals: Vec::new(),
-                moved: true,
-                writer_gone: false,
-                outputs: Vec::new(),
-            };
-            let actor = supervisor
-                .ask(StartPartition(Box::new(actor), self.queue))
-                .await
-                .map_err(|_| lost(()))?;
-            doors[usize::from(partition.0)] = Some(PartitionDoor {
-                actor,
-                permits: permits.clone(),
-                permit_bytes: options.permit_bytes,
-                transaction_limit: options.transaction_limit(),
-                board: board.clone(),
-            });
-        }
-        Ok(BucketParts { reader, writer, permits })
-    }
-}
-
-fn report(bucket: BucketId, opened: &OpenedBucket) {
-    for torn in &opened.torn {
-        tracing::warn!(
-            bucket = bucket.0,
-            file = %torn.file.display(),
-            offset = torn.offset,
-            bytes = torn.bytes,
-            "cut a torn tail that was never acknowledged"
-        );
-    }
-    for index in &opened.rebuilt {
-        tracing::warn!(bucket = bucket.0, file = %index.display(), "rebuilt an index");
-    }
-    tracing::debug!(bucket = bucket.0, last_entry = opened.last.0, "bucket open");
 }

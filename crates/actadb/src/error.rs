@@ -35,6 +35,9 @@ pub enum ReadError {
     /// The device said no.
     #[error("{0}")]
     Failed(String),
+    /// The database is being stopped.
+    #[error("the server is stopping")]
+    Stopping,
     /// The bucket did not open.
     #[error("bucket {bucket} is closed: {reason}")]
     Closed {

@@ -30,6 +30,7 @@
 
 pub use actadb_model as model;
 
+mod bells;
 mod clock;
 pub mod database;
 mod door;
@@ -44,7 +45,11 @@ pub mod reads;
 mod scrub_actor;
 mod scrub_board;
 mod segment_writer_actor;
+mod start;
 pub mod status;
+mod subscribe;
+mod subscription_actor;
+pub mod subscriptions;
 mod supervisor;
 pub mod tools;
 mod waiting;

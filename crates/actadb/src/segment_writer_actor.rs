@@ -18,6 +18,7 @@ use kameo::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
+use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::executor::{Command, Executor, WriterThread};
 use crate::status::BucketBoard;
@@ -52,6 +53,7 @@ pub(crate) struct SegmentWriterActor {
     pub(crate) clock: Clock,
     pub(crate) executor: Executor,
     pub(crate) board: Arc<BucketBoard>,
+    pub(crate) bells: Arc<Bells>,
     pub(crate) thread: WriterThread,
     pub(crate) thread_gone: bool,
     /// Others had their turn since the last entry was begun.
@@ -82,6 +84,9 @@ impl SegmentWriterActor {
                 WriterOutput::Seal(task) => self.seal(task),
                 WriterOutput::ToPartition(partition, message) => {
                     self.tell_partition(partition, message);
+                }
+                WriterOutput::Moved { partitions, streams } => {
+                    self.bells.ring(&partitions, &streams);
                 }
                 WriterOutput::Closed(reason) => self.board.close(&reason),
                 WriterOutput::Stopped => {

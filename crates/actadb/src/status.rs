@@ -28,6 +28,12 @@ pub struct Status {
     pub reads: u64,
     /// See `reads`.
     pub read_events: u64,
+    /// Subscriptions that run.
+    pub subscriptions: u64,
+    /// Events that subscriptions have delivered.
+    pub delivered_events: u64,
+    /// Reads that wait for the first event.
+    pub blocked_reads: u64,
     /// The scrub of sealed segments.
     pub scrub: ScrubStatus,
 }

@@ -23,6 +23,10 @@ pub(crate) struct NodeSupervisor {
     scrub: Option<ActorId>,
 }
 
+/// Watches the subscriptions, which are linked to it: it keeps nothing of those that ended.
+#[derive(Debug)]
+pub(crate) struct SubscriptionSupervisor;
+
 /// Watches one bucket's writer and partitions.
 #[derive(Debug)]
 pub(crate) struct BucketSupervisor {
@@ -31,6 +35,9 @@ pub(crate) struct BucketSupervisor {
     names: HashMap<ActorId, String>,
 }
 
+/// Deaths that may wait for the supervisor of the subscriptions.
+const LINKS_MAX: usize = 1024;
+
 /// Start a bucket's supervisor.
 #[derive(Debug)]
 pub(crate) struct StartBucket(pub(crate) Arc<BucketBoard>);
@@ -38,6 +45,10 @@ pub(crate) struct StartBucket(pub(crate) Arc<BucketBoard>);
 /// Start the scrub of all buckets.
 #[derive(Debug)]
 pub(crate) struct StartScrub(pub(crate) Box<ScrubActor>);
+
+/// Start the supervisor of the subscriptions.
+#[derive(Debug)]
+pub(crate) struct StartSubscriptions;
 
 /// Start the bucket's writer.
 #[derive(Debug)]
@@ -123,6 +134,43 @@ impl Message<StartScrub> for NodeSupervisor {
 
     async fn handle(&mut self, StartScrub(child): StartScrub, context: &mut Context<Self, ()>) {
         self.scrub = Some(supervise(context.actor_ref(), *child, 1).await.id());
+    }
+}
+
+impl Message<StartSubscriptions> for NodeSupervisor {
+    type Reply = ActorRef<SubscriptionSupervisor>;
+
+    async fn handle(
+        &mut self,
+        _: StartSubscriptions,
+        context: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        supervise(context.actor_ref(), SubscriptionSupervisor, LINKS_MAX).await
+    }
+}
+
+impl Actor for SubscriptionSupervisor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(args)
+    }
+
+    /// One reader's trouble is nobody else's. The reader hears of it from what the subscription
+    /// leaves behind.
+    async fn on_link_died(
+        &mut self,
+        _: WeakActorRef<Self>,
+        _: ActorId,
+        reason: ActorStopReason,
+    ) -> Result<ControlFlow<ActorStopReason>, Infallible> {
+        if let ActorStopReason::Panicked(_) = &reason
+            && let Some(how) = how(&reason)
+        {
+            tracing::error!(how, "a subscription failed inside");
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 

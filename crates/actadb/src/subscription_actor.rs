@@ -1,0 +1,268 @@
+//! One subscription: reads on for its core and passes on what the core delivers.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actadb_store::error::ReadError as StoreError;
+use actadb_store::follow::{Follower, FoundEvents, Reach, Source};
+use actadb_subscription::core::SubscriptionCore;
+use actadb_subscription::message::{Found, Input, Output};
+use kameo::error::Infallible;
+use kameo::mailbox::Signal;
+use kameo::prelude::*;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+use uuid::Uuid;
+
+use crate::bells::{Bell, HungBell};
+use crate::clock::Clock;
+use crate::error::ReadError;
+use crate::executor::Executor;
+use crate::subscriptions::{AheadOfSent, Counted, Counts, EndReason, Notice, Outlet};
+
+/// Acknowledge everything up to a cursor.
+#[derive(Debug)]
+pub(crate) struct Ack(pub(crate) u64);
+
+/// What a job brings back: the follower, and what it found.
+type Job = Pin<Box<dyn Future<Output = Option<JobDone>> + Send>>;
+type JobDone = (Follower, Result<FoundEvents, StoreError>);
+
+/// Tells the reader that the subscription has ended, however it did.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) id: Uuid,
+    pub(crate) ends: mpsc::Sender<(Uuid, EndReason)>,
+    /// `None` while it runs: a drop is a panic then, or nobody wants it any more.
+    pub(crate) reason: Option<EndReason>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let reason = self.reason.take().unwrap_or(EndReason::Panicked);
+        // There is room for every subscription of a reader; a reader that is gone needs no word.
+        let _ = self.ends.try_send((self.id, reason));
+    }
+}
+
+/// What a subscription actor is made of.
+pub(crate) struct SubscriptionActor {
+    pub(crate) core: SubscriptionCore,
+    /// By index of the source, as the core counts them.
+    pub(crate) sources: Vec<Source>,
+    /// One per bucket; a job has its own away.
+    pub(crate) followers: VecDeque<Follower>,
+    pub(crate) buckets: usize,
+    pub(crate) bell: Arc<Bell>,
+    /// Where the bell hangs, as long as this lives.
+    pub(crate) _hung: Vec<HungBell>,
+    pub(crate) executor: Executor,
+    pub(crate) clock: Clock,
+    pub(crate) outlet: Outlet,
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) ending: Ending,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) _counted: Counted,
+    pub(crate) work: Work,
+    pub(crate) queue: VecDeque<Notice>,
+    /// The bell's number before the last read.
+    pub(crate) seen: u64,
+    pub(crate) acked: Result<(), AheadOfSent>,
+}
+
+/// What it is doing for its core.
+pub(crate) enum Work {
+    /// Nothing: the core waits for something else.
+    Idle,
+    /// Read, asking so many followers more.
+    Read(usize),
+    /// A job is out.
+    Job(Job, usize),
+    /// Wait for the bell.
+    Wait,
+}
+
+impl std::fmt::Debug for SubscriptionActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SubscriptionActor({})", self.ending.id)
+    }
+}
+
+impl SubscriptionActor {
+    fn step(&mut self, input: Input) {
+        let mut outputs = Vec::new();
+        self.core.step(self.clock.now(), input, &mut outputs);
+        for output in outputs {
+            match output {
+                Output::Read => {
+                    self.seen = self.bell.number();
+                    self.work = Work::Read(self.buckets);
+                }
+                Output::Wait => self.work = Work::Wait,
+                Output::Deliver(deliveries) => {
+                    self.work = Work::Idle;
+                    self.counts.delivered.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
+                    self.queue.push_back(Notice::Events(deliveries));
+                }
+                Output::Progress { cursor, positions } => {
+                    let named =
+                        positions.into_iter().map(|(at, next)| (self.sources[at].clone(), next));
+                    let positions = named.collect();
+                    self.queue.push_back(Notice::Progress { cursor, positions });
+                }
+                Output::Acked => self.acked = Ok(()),
+                Output::AckRefused { last } => self.acked = Err(AheadOfSent { last }),
+            }
+        }
+    }
+
+    /// Reads what is in memory at once, and sends a job for the rest. Answers why it must end.
+    fn read(&mut self, left: usize) -> Result<(), StoreError> {
+        self.work = Work::Idle;
+        let Some(mut follower) = self.followers.pop_front() else { return Ok(()) };
+        match follower.read(self.core.positions(), Reach::Memory)? {
+            Some(found) => self.found(follower, found, left),
+            None => {
+                let positions = self.core.positions().to_vec();
+                let executor = self.executor.clone();
+                let job = async move {
+                    let read = move || {
+                        let found = follower.read(&positions, Reach::Device);
+                        (follower, found.map(Option::unwrap_or_default))
+                    };
+                    executor.read(read).await
+                };
+                self.work = Work::Job(Box::pin(job), left);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what one follower found; when that is nothing, the next bucket's is asked.
+    fn found(&mut self, follower: Follower, found: FoundEvents, left: usize) {
+        self.followers.push_back(follower);
+        if found.is_empty() && left > 1 {
+            self.work = Work::Read(left - 1);
+            return;
+        }
+        let found = found.into_iter().map(|(source, event)| Found { source, event });
+        self.step(Input::Found(found.collect()));
+    }
+
+    fn job_done(&mut self, done: Option<JobDone>, left: usize) -> Result<(), EndReason> {
+        self.work = Work::Idle;
+        let (follower, found) = done.ok_or(EndReason::Panicked)?;
+        let found = found.map_err(|error| EndReason::Read(ReadError::from(error)))?;
+        self.found(follower, found, left);
+        Ok(())
+    }
+}
+
+/// Passes on one notice when there is room for it.
+async fn pass_on(id: Uuid, queue: &mut VecDeque<Notice>, outlet: &Outlet) {
+    match outlet.notices.reserve().await {
+        Ok(permit) => {
+            if let Some(notice) = queue.pop_front() {
+                permit.send((id, notice));
+            }
+        }
+        // The reader is gone: it ends this subscription by dropping its handle.
+        Err(_closed) => pending().await,
+    }
+}
+
+async fn stop(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// Ends by itself when the future of a job does.
+async fn job(work: &mut Work) -> (Option<JobDone>, usize) {
+    match work {
+        Work::Job(job, left) => (job.await, *left),
+        _ => pending().await,
+    }
+}
+
+impl Actor for SubscriptionActor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(mut args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        args.step(Input::Begin);
+        Ok(args)
+    }
+
+    async fn next(
+        &mut self,
+        _: WeakActorRef<Self>,
+        mailbox: &mut MailboxReceiver<Self>,
+    ) -> Result<Option<Signal<Self>>, Infallible> {
+        let reason = loop {
+            if let Work::Read(left) = self.work {
+                // Reading from memory never waits; others want their turn all the same.
+                tokio::task::consume_budget().await;
+                match self.read(left) {
+                    Ok(()) => continue,
+                    Err(error) => break EndReason::Read(error.into()),
+                }
+            }
+            let wake = self.core.wake_at().map(|at| self.clock.at(at));
+            let tick = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            let waits = matches!(self.work, Work::Wait);
+            let queued = !self.queue.is_empty();
+            tokio::select! {
+                biased;
+                signal = mailbox.recv() => return Ok(signal),
+                () = stop(&mut self.stopping) => break EndReason::Stopping,
+                () = pass_on(self.ending.id, &mut self.queue, &self.outlet), if queued => {
+                    if self.queue.is_empty() {
+                        self.step(Input::Passed);
+                    }
+                }
+                (done, left) = job(&mut self.work) => {
+                    if let Err(reason) = self.job_done(done, left) {
+                        break reason;
+                    }
+                }
+                () = self.bell.moved_from(self.seen), if waits => self.step(Input::Moved),
+                () = tick => self.step(Input::Tick),
+            }
+        };
+        self.ending.reason = Some(reason);
+        Ok(None)
+    }
+}
+
+impl Message<Ack> for SubscriptionActor {
+    type Reply = Result<(), AheadOfSent>;
+
+    async fn handle(
+        &mut self,
+        Ack(cursor): Ack,
+        _: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        self.step(Input::Ack(cursor));
+        self.acked
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+#[derive(Debug)]
+pub(crate) struct Panic;
+
+#[cfg(feature = "fault-injection")]
+impl Message<Panic> for SubscriptionActor {
+    type Reply = ();
+
+    async fn handle(&mut self, _: Panic, _: &mut Context<Self, ()>) {
+        panic!("injected into subscription {}", self.ending.id);
+    }
+}
