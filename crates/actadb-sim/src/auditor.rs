@@ -307,7 +307,7 @@ impl Auditor {
     }
 
     /// A reader saw an event: it must be what was appended, and stay where it is.
-    fn saw(&mut self, event: EventRef<'_>) {
+    pub(crate) fn saw(&mut self, event: EventRef<'_>) {
         let tag = self.check_event(event);
         let before = self.seen.insert((event.partition, event.sequence), tag);
         if let Some(before) = before {

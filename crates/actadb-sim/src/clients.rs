@@ -24,7 +24,8 @@ pub enum Request {
     Read(Read),
 }
 
-fn stream(partition: PartitionId, n: u64) -> StreamId {
+/// One of the streams of a partition.
+pub fn stream(partition: PartitionId, n: u64) -> StreamId {
     StreamId::new(&format!("p{partition}-s{n}")).expect("a good id")
 }
 
@@ -66,7 +67,7 @@ pub fn draw_plain(
 ) -> Request {
     let partition = partitions[dice.below(partitions.len() as u64) as usize];
     let number = auditor.operations().len();
-    let event = NewEvent::new(stream(partition, dice.below(STREAMS)), name())
+    let event = NewEvent::new(stream(partition, dice.below(STREAMS)), name(number))
         .payload(payload(number, 0, 10));
     let transaction = Transaction::new(key(partition), vec![event]).expect("a good transaction");
     Request::Append(partition, vec![auditor.begin(partition, transaction)])
@@ -84,8 +85,11 @@ fn key(partition: PartitionId) -> PartitionKey {
     PartitionKey::new(with_hash16(Uuid::from_u128(77), partition.0))
 }
 
-fn name() -> EventName {
-    EventName::new("Renamed").expect("a good name")
+/// Names of events, all of one length.
+pub const NAMES: [&str; 3] = ["Renamed", "Retimed", "Removed"];
+
+fn name(number: usize) -> EventName {
+    EventName::new(NAMES[number % 3]).expect("a good name")
 }
 
 fn draw_append(
@@ -104,7 +108,7 @@ fn draw_append(
             _ => ExpectedVersion::Any,
         };
         let fill = dice.below(payload_max) as usize;
-        let event = NewEvent::new(stream(partition, dice.below(STREAMS)), name())
+        let event = NewEvent::new(stream(partition, dice.below(STREAMS)), name(number))
             .expected(expected)
             .metadata(vec![b'm'; dice.below(8) as usize])
             .payload(payload(number, at as usize, fill));

@@ -16,6 +16,7 @@ pub mod faults;
 pub mod host;
 pub mod net;
 pub mod schedule;
+mod subscribers;
 pub mod trace;
 mod wiring;
 pub mod world;

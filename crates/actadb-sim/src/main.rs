@@ -82,7 +82,7 @@ fn replay(seed: u64, operations: u64) -> ExitCode {
 fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
     let start = Instant::now();
     let next = AtomicU64::new(0);
-    let totals = Mutex::new([0_u64; 4]);
+    let totals = Mutex::new([0_u64; 5]);
     let found: Mutex<Option<Violation>> = Mutex::new(None);
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
@@ -95,7 +95,7 @@ fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
             match world(from.wrapping_add(n), operations, None, Trace::Off) {
                 Ok(o) => {
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
-                    let more = [1, o.acknowledged, o.reads, o.crashes];
+                    let more = [1, o.acknowledged, o.reads, o.deliveries, o.crashes];
                     totals.iter_mut().zip(more).for_each(|(total, more)| *total += more);
                 }
                 Err(violation) => {
@@ -105,12 +105,13 @@ fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
         }
     };
     thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
-    let [worlds, acknowledged, reads, crashes] =
+    let [worlds, acknowledged, reads, deliveries, crashes] =
         *totals.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = start.elapsed().as_secs_f64();
     println!(
         "{worlds} worlds of {operations} operations from seed {from} in {seconds:.1} s \
-         ({:.0} a minute): {acknowledged} appends acknowledged, {reads} reads, {crashes} crashes",
+         ({:.0} a minute): {acknowledged} appends acknowledged, {reads} reads, \
+         {deliveries} deliveries, {crashes} crashes",
         worlds as f64 / seconds * 60.0
     );
     match found.into_inner().unwrap_or_else(PoisonError::into_inner) {

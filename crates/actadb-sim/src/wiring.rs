@@ -186,6 +186,7 @@ impl World {
                         life.closed = true;
                     }
                 }
+                WriterOutput::Moved { partitions, streams } => self.ring(&partitions, &streams),
                 WriterOutput::Stopped => {}
             }
         }

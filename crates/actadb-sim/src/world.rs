@@ -17,6 +17,7 @@ use crate::faults::{self, Fault};
 use crate::host::{Host, Life, PARTITIONS};
 use crate::net::{End, Part, SimNet, delay_ns};
 use crate::schedule::Schedule;
+use crate::subscribers::{PushTimes, Subscriber, SubscriberEvent};
 use crate::trace::Trace;
 use crate::wiring::Message;
 
@@ -46,6 +47,8 @@ pub(crate) enum Event {
     Start(u8),
     /// An operator puts back what rotted on a host, and frees space.
     Restore(u8),
+    /// Something happens to a subscriber.
+    Subscriber { number: usize, generation: u64, what: SubscriberEvent },
 }
 
 /// What a world came to.
@@ -59,6 +62,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// Reads that were answered.
     pub reads: u64,
+    /// Events that subscribers were sent.
+    pub deliveries: u64,
     /// Times the host died.
     pub crashes: u64,
     /// Pieces of files that rotted.
@@ -81,17 +86,22 @@ pub(crate) struct World {
     trace: Trace,
     pub(crate) appends: BTreeMap<Token, Pending<Vec<usize>>>,
     pub(crate) reads: BTreeMap<u64, Pending<Read>>,
+    /// For all that subscribers draw.
+    pub(crate) subscriber_dice: SplitMix64,
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) push_times: PushTimes,
+    pub(crate) deliveries: u64,
     next_request: u64,
     operations: u64,
     operations_max: u64,
     /// One fault in so many requests; 0 when the faults have ended.
-    fault_one_in: u64,
+    pub(crate) fault_one_in: u64,
     /// Faults are mostly about space.
     tight: bool,
     /// How many milliseconds more some work of the pool takes.
     pub(crate) pool_slowness: u64,
     payload_max: u64,
-    think_ns: u64,
+    pub(crate) think_ns: u64,
     crashes: u64,
     rotten: u64,
 }
@@ -109,6 +119,7 @@ pub fn run(seed: u64, operations: u64, trace: Trace) -> Outcome {
         operations: world.operations,
         acknowledged: world.auditor.acknowledged(),
         reads: world.auditor.reads(),
+        deliveries: world.deliveries,
         crashes: world.crashes,
         rotten: world.rotten,
         trace: world.trace.kept(),
@@ -142,6 +153,10 @@ impl World {
             trace,
             appends: BTreeMap::new(),
             reads: BTreeMap::new(),
+            subscriber_dice: SplitMix64::new(seed ^ 0x5ab5_c21b),
+            subscribers: Vec::new(),
+            push_times: PushTimes::new(),
+            deliveries: 0,
             next_request: 0,
             operations: 0,
             operations_max,
@@ -164,6 +179,7 @@ impl World {
         for client in 0..CLIENTS {
             world.schedule.after(client, Event::Client(client));
         }
+        world.add_subscribers();
         world
     }
 
@@ -218,7 +234,8 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..LAST_EVENTS {
             let up = self.hosts.iter().all(|host| host.life.is_some());
-            if up && self.appends.is_empty() && self.reads.is_empty() {
+            let idle = self.appends.is_empty() && self.reads.is_empty();
+            if up && idle && self.subscribers_are_settled() {
                 return;
             }
             let event = self.schedule.pop().expect("somebody waits, and nothing will happen");
@@ -233,6 +250,7 @@ impl World {
         for host in &self.hosts {
             let life = host.life.as_ref().expect("up");
             self.auditor.audit(&life.reader, &PARTITIONS);
+            self.audit_subscribers(&life.reader);
         }
         self.note(format_args!("audited"));
     }
@@ -285,6 +303,9 @@ impl World {
             }
             Event::Start(host) => self.start(host),
             Event::Restore(host) => self.restore(host),
+            Event::Subscriber { number, generation, what } => {
+                self.subscriber(number, generation, what);
+            }
             // Of an earlier life.
             _ => {}
         }
@@ -413,6 +434,7 @@ impl World {
             host.taken_back = true;
         }
         self.lose_requests(number);
+        self.lose_subscriptions();
         // While it is down a start is on its way already.
         if was_up {
             let later = delay_ns(&mut self.dice);
@@ -433,10 +455,14 @@ impl World {
         let failed_before = host.disk.injected_failures();
         let error = match host.open(dice) {
             Ok(reader) => {
-                if std::mem::take(&mut host.taken_back) {
+                let taken_back = std::mem::take(&mut host.taken_back);
+                if taken_back {
                     auditor.take_back(&reader);
                 }
                 auditor.opened(&reader);
+                if taken_back {
+                    self.forget_subscribers();
+                }
                 let ends = PARTITIONS.map(|p| reader.next_sequence(p));
                 self.note(format_args!("the bucket opens, next sequences {ends:?}"));
                 self.writer(number, WriterInput::Start);

@@ -16,19 +16,21 @@ fn holds(seed: u64, operations: u64) {
 
 #[test]
 fn what_clients_were_told_is_what_is_there() {
-    let (mut acknowledged, mut reads, mut crashes, mut rotten) = (0, 0, 0, 0);
+    let (mut acknowledged, mut reads, mut deliveries, mut crashes, mut rotten) = (0, 0, 0, 0, 0);
     for seed in 0..50 {
         println!("replay with: cargo xtask sim --seed {seed}");
         let outcome = world(seed, OPERATIONS, None, Trace::Off);
         let outcome = outcome.unwrap_or_else(|v| panic!("seed {seed}: {}", v.what));
         acknowledged += outcome.acknowledged;
         reads += outcome.reads;
+        deliveries += outcome.deliveries;
         crashes += outcome.crashes;
         rotten += outcome.rotten;
     }
     // Worlds must have done something, or they prove nothing.
     assert!(acknowledged > 50 * 50, "{acknowledged} acknowledged");
     assert!(reads > 50 * 20, "{reads} reads");
+    assert!(deliveries > 50 * 50, "{deliveries} deliveries");
     assert!(crashes > 50 * 3 && rotten > 10, "{crashes} crashes, {rotten} rotten");
 }
 
@@ -76,6 +78,9 @@ fn a_mistake_that_is_put_back_is_caught() {
         Mistake::WatermarkBeforePublication,
         Mistake::ReadAboveWatermark,
         Mistake::RetryAppendedAgain,
+        Mistake::SkipAtHandOver,
+        Mistake::WindowBeforeFilter,
+        Mistake::WakeUpLost,
     ];
     for mistake in quick {
         assert!(hunt(mistake, 0..100).is_some(), "{mistake:?} is not caught");
