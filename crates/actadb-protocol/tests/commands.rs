@@ -221,7 +221,7 @@ fn good_forms() -> Vec<(String, Request)> {
         (
             "ESUB s".into(),
             Request::SubscribeStreams(StreamSubscription {
-                streams: vec![(StreamId::new("s").unwrap(), None)],
+                streams: vec![(StreamId::new("s").expect("a good id"), None)],
                 options: SubscribeOptions::default(),
             }),
         ),
@@ -232,8 +232,8 @@ fn good_forms() -> Vec<(String, Request)> {
                 options: SubscribeOptions::default(),
             }),
         ),
-        (format!("EACK {UUID} 3"), Request::Acknowledge(UUID.parse().unwrap(), 3)),
-        (format!("EUNSUB {UUID}"), Request::Unsubscribe(UUID.parse().unwrap())),
+        (format!("EACK {UUID} 3"), Request::Acknowledge(UUID.parse().expect("a UUID"), 3)),
+        (format!("EUNSUB {UUID}"), Request::Unsubscribe(UUID.parse().expect("a UUID"))),
     ];
     forms.into()
 }

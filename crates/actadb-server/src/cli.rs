@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bench::BenchArgs;
+use crate::bench::Bench;
 use crate::check::CheckArgs;
 use crate::dump::DumpArgs;
 use crate::import::ImportArgs;
@@ -58,7 +58,7 @@ enum Command {
     /// Append events from JSON lines; running it again doubles nothing
     Import(ImportArgs),
     /// Measure a running server
-    Bench(BenchArgs),
+    Bench(Bench),
     /// Tell about the configuration
     Config(ConfigArgs),
 }

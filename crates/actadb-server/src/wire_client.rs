@@ -197,6 +197,15 @@ impl WireClient {
         skimmed.map_err(|source| ClientError::NotResp { address: self.address.clone(), source })
     }
 
+    /// As [`try_skim`](Self::try_skim), pushes included.
+    ///
+    /// # Errors
+    /// When the bytes are not RESP.
+    pub fn try_skim_any(&mut self) -> Result<Option<Skimmed>, ClientError> {
+        let skimmed = self.decoder.skim_any();
+        skimmed.map_err(|source| ClientError::NotResp { address: self.address.clone(), source })
+    }
+
     /// Writes some of what is queued or reads some of what has arrived, whichever is possible
     /// first. Nothing is lost when the future is dropped.
     ///

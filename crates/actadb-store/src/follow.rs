@@ -4,6 +4,8 @@
 //! the order of the log, so that a reader of all of them reads each byte once; a stream remembers
 //! the segment it has read to, so that reading on costs the same however long the log is.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
 
 use actadb_model::event::Event;
@@ -18,8 +20,8 @@ use crate::hashes::{DEFAULT_NAMESPACE, stream_hash};
 use crate::reader::{Reader, Scan};
 use crate::segments::{Segment, SegmentIndex};
 
-/// Fewest events that a partition contributes to a read, if it has them.
-const LANE_EVENTS_MIN: usize = 16;
+/// Places of a partition that are looked up at a time.
+const PLACES_AT_ONCE: usize = 64;
 
 /// Something to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +143,7 @@ impl Follower {
         positions: &[u64],
         reach: Reach,
     ) -> Result<Option<FoundEvents>, ReadError> {
-        let mut behind: Vec<(&mut Lane, u64, u64)> = Vec::new();
+        let mut behind: Vec<Behind> = Vec::new();
         for lane in &mut self.lanes {
             let watermark = self.reader.next_sequence(lane.partition);
             let position = match lane.caught_up && made(Mistake::SkipAtHandOver) {
@@ -149,7 +151,8 @@ impl Follower {
                 false => positions[lane.source],
             };
             if position < watermark {
-                behind.push((lane, position, watermark));
+                let (source, partition) = (lane.source, lane.partition);
+                behind.push(Behind { source, partition, position, watermark });
             } else {
                 lane.caught_up = true;
             }
@@ -162,8 +165,8 @@ impl Follower {
         let ended = |segment: &Segment, partition, position| {
             segment.lane(partition).is_none_or(|(_, next)| next <= position)
         };
-        let first = behind.iter().map(|(lane, position, _)| {
-            list.partition_point(|segment| ended(segment, lane.partition, *position))
+        let first = behind.iter().map(|lane| {
+            list.partition_point(|segment| ended(segment, lane.partition, lane.position))
         });
         let Some(segment) = first.min().and_then(|at| list.get(at)) else {
             return Err(self.reader.disagree("the watermarks are above all segments".into()));
@@ -172,29 +175,7 @@ impl Follower {
             return Ok(None);
         }
 
-        let share = (FOLLOW_EVENTS / behind.len()).max(LANE_EVENTS_MIN);
-        let mut wanted: Vec<(u32, usize, PartitionId, u64)> = Vec::new();
-        // Behind the last place of a partition that has more, others must wait for it.
-        let mut cut = u32::MAX;
-        for (lane, position, watermark) in behind {
-            let Some((_, next)) = segment.lane(lane.partition) else { continue };
-            let end = next.min(watermark);
-            let count = usize::try_from(end.saturating_sub(position)).unwrap_or(share).min(share);
-            let places = segment.lane_places(lane.partition, position, count)?;
-            if places.len() != count {
-                let what = format!("partition {} at {position}", lane.partition);
-                return Err(self.reader.disagree(what));
-            }
-            if position + (count as u64) < end {
-                cut = cut.min(places.last().copied().unwrap_or(u32::MAX));
-            }
-            let sequences = position..;
-            wanted.extend(
-                places.into_iter().zip(sequences).map(|(p, s)| (p, lane.source, lane.partition, s)),
-            );
-        }
-        wanted.sort_unstable_by_key(|(place, _, _, sequence)| (*place, *sequence));
-        wanted.retain(|(place, ..)| *place <= cut);
+        let wanted = self.merge(segment, behind)?;
         let places: Vec<u32> = wanted.iter().map(|(place, ..)| *place).collect();
         let lowest_is_here =
             places.first().is_none_or(|place| is_in_tail(&shared, segment, *place));
@@ -223,6 +204,89 @@ impl Follower {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(Some(found))
+    }
+
+    /// The next events of partitions in one segment, in the order of the log.
+    fn merge(&self, segment: &Segment, behind: Vec<Behind>) -> Result<Vec<Wanted>, ReadError> {
+        let mut cursors = Vec::with_capacity(behind.len());
+        let mut heads = BinaryHeap::with_capacity(behind.len());
+        for Behind { source, partition, position, watermark } in behind {
+            let Some((_, next)) = segment.lane(partition) else { continue };
+            let end = next.min(watermark);
+            let mut cursor = LaneCursor {
+                source,
+                partition,
+                sequence: position,
+                end,
+                places: Vec::new(),
+                at: 0,
+            };
+            if let Some(place) = cursor.head(&self.reader, segment)? {
+                heads.push(Reverse((place, cursors.len())));
+                cursors.push(cursor);
+            }
+        }
+        let mut wanted = Vec::with_capacity(FOLLOW_EVENTS);
+        while let Some(Reverse((_, lowest))) = heads.pop() {
+            // Up to the first place of another partition; all of them when there is no other.
+            let limit = heads.peek().map_or(u32::MAX, |Reverse((place, _))| *place);
+            let cursor = &mut cursors[lowest];
+            while let Some(place) = cursor.head(&self.reader, segment)? {
+                if wanted.len() == FOLLOW_EVENTS {
+                    return Ok(wanted);
+                }
+                if place > limit {
+                    heads.push(Reverse((place, lowest)));
+                    break;
+                }
+                wanted.push((place, cursor.source, cursor.partition, cursor.sequence));
+                cursor.sequence += 1;
+                cursor.at += 1;
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// A partition that has something to read, from a position up to its watermark.
+struct Behind {
+    source: usize,
+    partition: PartitionId,
+    position: u64,
+    watermark: u64,
+}
+
+/// Place, index of the source, partition and sequence of an event.
+type Wanted = (u32, usize, PartitionId, u64);
+
+/// Where a merge stands in one partition.
+struct LaneCursor {
+    source: usize,
+    partition: PartitionId,
+    sequence: u64,
+    end: u64,
+    /// Of the next events, from `at` on.
+    places: Vec<u32>,
+    at: usize,
+}
+
+impl LaneCursor {
+    /// The place of the next event, if there is one.
+    fn head(&mut self, reader: &Reader, segment: &Segment) -> Result<Option<u32>, ReadError> {
+        if self.sequence >= self.end {
+            return Ok(None);
+        }
+        if self.at == self.places.len() {
+            let left = usize::try_from(self.end - self.sequence).unwrap_or(PLACES_AT_ONCE);
+            let count = left.min(PLACES_AT_ONCE);
+            self.places = segment.lane_places(self.partition, self.sequence, count)?;
+            self.at = 0;
+            if self.places.len() != count {
+                let what = format!("partition {} at {}", self.partition, self.sequence);
+                return Err(reader.disagree(what));
+            }
+        }
+        Ok(self.places.get(self.at).copied())
     }
 }
 

@@ -3,6 +3,7 @@
 use actadb_model::ids::PartitionId;
 
 use crate::database::Database;
+use crate::subscriptions::Subscription;
 
 /// Which part of a bucket to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,5 +41,12 @@ impl Database {
                 let _ = writer(partition).tell(Panic::Thread).await;
             }
         }
+    }
+}
+
+impl Subscription {
+    /// Makes its actor panic.
+    pub async fn inject_panic(&self) {
+        let _ = self.handle.actor.tell(crate::subscription_actor::Panic).await;
     }
 }

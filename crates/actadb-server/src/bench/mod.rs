@@ -5,6 +5,7 @@
 //! a server that stalls is charged for all that it delayed ("coordinated omission", Gil Tene).
 
 mod commands;
+mod follow;
 mod load;
 mod pace;
 mod report;
@@ -16,10 +17,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use actadb::model::limits::{PAGE_MAX_EVENTS, TRANSACTION_MAX_EVENTS};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::wire_client::{ClientError, WireClient};
 use commands::Commands;
+use follow::FollowArgs;
 use load::{Lane, Plan, Tallies};
 use pace::Pace;
 use report::Report;
@@ -53,6 +55,23 @@ impl Mode {
 }
 
 /// Arguments of `actadb bench`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Bench {
+    #[command(flatten)]
+    load: Option<BenchArgs>,
+    #[command(subcommand)]
+    follow: Option<Follow>,
+}
+
+/// What is measured otherwise than by a load of equal operations.
+#[derive(Clone, Debug, Subcommand)]
+enum Follow {
+    /// Catch up with a subscription, then hear of what is appended: EPSUB, ESUB; XREAD with --redis
+    Subscribe(FollowArgs),
+}
+
+/// Arguments of a load of equal operations.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
     /// What to measure
@@ -121,6 +140,8 @@ enum BenchError {
     Client(#[from] ClientError),
     #[error("preparing the streams failed: {0}")]
     Preparing(String),
+    #[error("a sync of the disk cannot be measured: {0}")]
+    Disk(#[source] std::io::Error),
     #[error(
         "no operation was sent after the warm-up and answered: use a smaller --depth or --count, \
          or more --seconds"
@@ -133,8 +154,32 @@ enum BenchError {
 }
 
 /// Runs `actadb bench` and prints what was measured; exit code 1 when there were errors.
-pub async fn run(args: BenchArgs) -> ExitCode {
-    match measure(&args).await {
+pub async fn run(bench: Bench) -> ExitCode {
+    match bench {
+        Bench { follow: Some(Follow::Subscribe(args)), .. } => follow(&args).await,
+        Bench { load: Some(args), .. } => load(&args).await,
+        Bench { .. } => {
+            eprintln!("actadb bench: say what to measure: append, read, ping or subscribe");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn follow(args: &FollowArgs) -> ExitCode {
+    match follow::measure(args).await {
+        Ok(report) => {
+            println!("{}", if args.json { report.json() } else { report.table() });
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("actadb bench subscribe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn load(args: &BenchArgs) -> ExitCode {
+    match measure(args).await {
         Ok(report) => {
             println!("{}", if args.json { report.json() } else { report.table() });
             if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

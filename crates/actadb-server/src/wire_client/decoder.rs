@@ -92,6 +92,8 @@ pub struct Skimmed {
     pub items: u64,
     /// Elements of the lists directly inside of it.
     pub inner_items: u64,
+    /// Whether the server sent it unasked.
+    pub push: bool,
 }
 
 /// Cuts replies out of the bytes it is given.
@@ -107,7 +109,6 @@ pub struct Decoder {
     /// Elements missing of the unfinished lists and maps of a reply that is walked over.
     walked: Vec<usize>,
     skimmed: Skimmed,
-    skims_push: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +247,19 @@ impl Decoder {
     /// When the bytes are not a reply.
     pub fn skim(&mut self) -> Result<Option<Skimmed>, BadReply> {
         loop {
+            match self.skim_any()? {
+                Some(skimmed) if skimmed.push => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Walks over the next reply or push; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// When the bytes are neither.
+    pub fn skim_any(&mut self) -> Result<Option<Skimmed>, BadReply> {
+        loop {
             let Some((token, used)) = self.token()? else { return Ok(None) };
             let depth = self.walked.len();
             match token {
@@ -253,7 +267,7 @@ impl Decoder {
                     match depth {
                         0 => {
                             self.skimmed.items = length as u64;
-                            self.skims_push = shape == Shape::Push;
+                            self.skimmed.push = shape == Shape::Push;
                         }
                         1 if shape == Shape::List => self.skimmed.inner_items += length as u64,
                         _ => {}
@@ -272,10 +286,7 @@ impl Decoder {
             }
             self.consume(used);
             if self.walked_one() {
-                let skimmed = std::mem::take(&mut self.skimmed);
-                if !std::mem::take(&mut self.skims_push) {
-                    return Ok(Some(skimmed));
-                }
+                return Ok(Some(std::mem::take(&mut self.skimmed)));
             }
         }
     }
@@ -484,10 +495,11 @@ mod tests {
                 }
             }
             assert_eq!(seen.len(), expected().len() - 1);
-            let page = Skimmed { error: None, items: 2, inner_items: 3 };
+            let page = Skimmed { items: 2, inner_items: 3, ..Skimmed::default() };
             assert_eq!(seen[0], page);
             assert_eq!(seen[4].error.as_deref(), Some("ERR no"));
-            let nested = Skimmed { error: Some("E x".into()), items: 2, inner_items: 2 };
+            let nested =
+                Skimmed { error: Some("E x".into()), items: 2, inner_items: 2, push: false };
             assert_eq!(seen[7], nested);
         }
     }

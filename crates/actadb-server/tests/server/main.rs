@@ -5,5 +5,6 @@ mod configuration;
 mod hostile;
 mod import;
 mod kill;
+mod subscriptions;
 mod support;
 mod tools;
