@@ -10,27 +10,13 @@ import time
 
 import redis
 
+from following import Following, as_map, equal, text
+
 MULTI_KEY = "b5caaf75-d5ce-5289-a5cb-29de88f7c202"
 WRONGVER = re.compile(
     r"WRONGVER current stream version is (\d+|empty) but expected (\d+|any|exists|empty) "
     r"for partition key ([0-9a-f-]{36}) and stream id (.+)"
 )
-
-
-def text(value):
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def as_map(value):
-    """A map of RESP3 is a dict, one of RESP2 a flat list."""
-    if not isinstance(value, dict):
-        value = dict(zip(value[::2], value[1::2], strict=True))
-    return {text(key): item for key, item in value.items()}
-
-
-def equal(found, expected):
-    if found != expected:
-        raise AssertionError(f"found {found!r}, expected {expected!r}")
 
 
 def error_of(client, *command):
@@ -150,6 +136,7 @@ class Checks:
             ("INVALIDARG partition 99 does not exist (0 to 31)", ["EPSCAN", 99, "-", "+"]),
             ("INVALIDARG EXPECTED_VERSION must be a number, any, exists or empty, got 'x'",
              ["EAPPEND", stream, "E", "EXPECTED_VERSION", "x"]),
+            ("SYNTAX unexpected argument 'FOO' for ESCAN", ["ESCAN", "s", "-", "+", "FOO"]),
         ]:
             equal(error_of(self.client, *command).strip(), words.strip())
         equal(self.call("ESVER", stream), 0)
@@ -205,8 +192,10 @@ def main():
         password_checks(port, password, protocol)
         print(f"redis-py {redis.__version__}, RESP{protocol}: passwords")
     checks = Checks(port, protocol, password)
+    following = Following(port, protocol, password)
     for check in (checks.events, checks.transactions, checks.retries, checks.pipelines,
-                  checks.errors, checks.server):
+                  checks.errors, checks.server, following.blocking, following.patience,
+                  following.subscription):
         check()
         print(f"redis-py {redis.__version__}, RESP{protocol}: {check.__name__}")
 

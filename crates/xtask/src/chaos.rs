@@ -2,7 +2,6 @@
 
 mod crash;
 mod damage;
-mod dice;
 mod faults;
 mod kth_sync;
 mod layout;
@@ -19,10 +18,9 @@ mod syncs;
 mod witness;
 
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use dice::Dice;
-
+use crate::dice::{self, Dice};
 use crate::programs;
 
 /// How a part is run: some make random choices.
@@ -102,13 +100,7 @@ const PARTS: &[(&str, &str, Run)] = &[
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut args = args.to_vec();
     let binary = programs::option(&mut args, "--binary")?;
-    let seed = match programs::option(&mut args, "--seed")? {
-        Some(text) => text.parse().map_err(|error| format!("--seed {text}: {error}"))?,
-        // Short enough to be copied by hand.
-        None => SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| u64::from(time.subsec_nanos()) / 100 % 1_000_000),
-    };
+    let seed = dice::seed(&mut args)?;
     let names: Vec<&str> = PARTS.iter().map(|(name, ..)| *name).collect();
     if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
         return Err(format!("no part '{unknown}' (there are {})", names.join(", ")));

@@ -1,12 +1,16 @@
-//! `cargo xtask clients [--binary PATH] [--repository DIR]`: a real server and stock clients.
+//! `cargo xtask clients [--binary PATH] [--repository DIR] [--seed N]`: a real server and stock
+//! clients.
 
 mod git_log;
+mod made_history;
 mod node;
+mod projection;
 mod redis_cli;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::dice::{self, Dice};
 use crate::programs;
 use crate::server_process::{Home, ServerProcess};
 
@@ -19,7 +23,8 @@ struct Installed {
     node: PathBuf,
 }
 
-/// Runs every client against a server without and one with a password, then imports a history.
+/// Runs every client against a server without and one with a password, then imports a history
+/// and projects it.
 ///
 /// # Errors
 /// What is missing, or the first thing that is wrong.
@@ -27,6 +32,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut args = args.to_vec();
     let binary = programs::option(&mut args, "--binary")?;
     let repository = programs::option(&mut args, "--repository")?;
+    let seed = dice::seed(&mut args)?;
     let repository = repository.map_or_else(programs::workspace, PathBuf::from);
     if let Some(unknown) = args.first() {
         return Err(format!("clients does not know '{unknown}'"));
@@ -49,7 +55,19 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let home = Home::new(&binary, &[])?;
     home.explain(with_server(&home, |server| {
         git_log::check(&home, server, &installed.python, &repository)
-    }))
+    }))?;
+    println!("projection.py: --seed {seed}");
+    let mut dice = Dice::new(seed, "projection");
+    let home = Home::new(&binary, &[])?;
+    let made = home.scratch("made.git");
+    made_history::make(&made, &mut dice)?;
+    for history in [&repository, &made] {
+        let home = Home::new(&binary, &[])?;
+        home.explain(with_server(&home, |server| {
+            projection::check(&home, server, &installed.python, history, &mut dice)
+        }))?;
+    }
+    Ok(())
 }
 
 fn with_server(

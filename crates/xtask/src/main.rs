@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod chaos;
 mod clients;
+mod dice;
 mod docker_dry;
 mod programs;
 mod server_process;

@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use super::dice::Dice;
 use super::load::{Ledger, Load};
 use super::resp::{Client, said};
+use crate::dice::Dice;
 use crate::server_process::{Home, wait};
 
 const ROUNDS: u64 = 5;

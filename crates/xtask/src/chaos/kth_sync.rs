@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::crash::SMALL_SEGMENTS;
-use super::dice::Dice;
 use super::load::{Ledger, Load, until};
 use super::resp::said;
 use super::strace::{Line, Strace};
+use crate::dice::Dice;
 use crate::server_process::{Home, ServerProcess};
 
 const ROUNDS: u64 = 3;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::damage::{BUCKETS, Case, Expect, Files, Grounds, dir};
-use super::dice::Dice;
 use super::layout::{BLOCK, frames};
+use crate::dice::Dice;
 use crate::server_process::Home;
 
 pub(super) fn run(binary: &Path, dice: &mut Dice) -> Result<String, String> {

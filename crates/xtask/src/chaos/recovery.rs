@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::crash::SMALL_SEGMENTS;
-use super::dice::Dice;
 use super::load::{Ledger, Load, until};
 use super::resp::said;
 use super::strace::Strace;
+use crate::dice::Dice;
 use crate::programs;
 use crate::server_process::{Home, wait};
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::damage::{BUCKETS, Case, Expect, Grounds, dir};
-use super::dice::Dice;
 use super::layout::{self, BLOCK, frames};
+use crate::dice::Dice;
 
 pub(super) fn run(binary: &Path, dice: &mut Dice) -> Result<String, String> {
     let mut grounds = Grounds::build(binary)?;

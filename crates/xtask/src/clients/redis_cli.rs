@@ -1,5 +1,7 @@
 //! redis-cli, and a socket with a person at it.
 
+mod following;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -65,13 +67,14 @@ pub(super) fn check(server: &ServerProcess, password: Option<&str>) -> Result<()
     events(&cli)?;
     pipelines(&cli)?;
     server_commands(&cli)?;
+    following::check(&cli)?;
     if password.is_some() {
         passwords(&cli)?;
     } else {
         inline(server)?;
     }
     println!(
-        "redis-cli: events, pipelines, errors, server, {}",
+        "redis-cli: events, pipelines, errors, server, BLOCK, pushes, {}",
         match password {
             Some(_) => "passwords",
             None => "typed lines",

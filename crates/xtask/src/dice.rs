@@ -1,12 +1,30 @@
 //! Random choices that a seed repeats.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::programs;
+
+/// Takes `--seed N` out of the arguments, or a seed that nobody had before, short enough to be copied
+/// by hand.
+///
+/// # Errors
+/// When it is no number.
+pub(crate) fn seed(args: &mut Vec<String>) -> Result<u64, String> {
+    match programs::option(args, "--seed")? {
+        Some(text) => text.parse().map_err(|error| format!("--seed {text}: {error}")),
+        None => Ok(SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| u64::from(time.subsec_nanos()) / 100 % 1_000_000)),
+    }
+}
+
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     /// Dice of one part: they fall the same whatever other parts run.
-    pub(super) fn new(seed: u64, part: &str) -> Self {
+    pub(crate) fn new(seed: u64, part: &str) -> Self {
         let mut dice = Self(seed);
         for byte in part.bytes() {
             dice.0 ^= u64::from(byte);
@@ -24,12 +42,12 @@ impl Dice {
     }
 
     /// A number of `from..=to`.
-    pub(super) fn between(&mut self, from: u64, to: u64) -> u64 {
+    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from + 1)
     }
 
     /// A place below `len`, which is not 0.
-    pub(super) fn below(&mut self, len: usize) -> usize {
+    pub(crate) fn below(&mut self, len: usize) -> usize {
         self.between(0, len as u64 - 1) as usize
     }
 }
