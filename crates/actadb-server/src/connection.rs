@@ -342,7 +342,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             | Request::SubscribePartitions(_)
             | Request::Acknowledge(..)
             | Request::Unsubscribe(_) => {
-                self.following.perform(request, protocol, &self.context.database).await
+                Box::pin(self.following.perform(request, protocol, &self.context.database)).await
             }
             request => {
                 let resets = matches!(request, Request::Reset);
@@ -388,7 +388,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.context.database.append_run(self.order, transactions).await
         } else {
             let (database, order) = (self.context.database.clone(), self.order);
-            self.meanwhile(database.append_run(order, transactions), false).await?
+            let mut results = Box::pin(database.append_run(order, transactions));
+            self.meanwhile(results.as_mut(), false).await?
         };
         let mut results = results.into_iter();
         for answer in answers {
@@ -424,12 +425,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // What is answered already must not wait for what may take for ever.
             self.flush().await?;
             let context = self.context.clone();
-            let answer = async move {
+            // Few wait so, and every connection would have room for it.
+            let mut answer = Box::pin(async move {
                 let mut out = BytesMut::new();
                 context.answer(first, protocol, &mut out).await;
                 out
-            };
-            let answer = self.meanwhile(answer, blocks).await?;
+            });
+            let answer = self.meanwhile(answer.as_mut(), blocks).await?;
             self.socket.out.extend_from_slice(&answer);
             return Ok(());
         }

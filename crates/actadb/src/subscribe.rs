@@ -20,7 +20,7 @@ use crate::bells::{Bell, HungBell, Place};
 use crate::database::Database;
 use crate::error::ReadError;
 use crate::reads::{ReadPartition, ReadStream};
-use crate::subscription_actor::{Ending, SubscriptionActor, Work};
+use crate::subscription_actor::{Ending, Names, Parts, SubscriptionActor, Work};
 use crate::subscriptions::{
     Counted, From, Inlet, Outlet, Subscribe, SubscribeError, Subscription, SubscriptionHandle,
     Topics,
@@ -74,9 +74,9 @@ impl Database {
         }
         let id = Uuid::new_v4();
         let inner = &self.inner;
-        let actor = SubscriptionActor {
+        let parts = Parts {
             core: SubscriptionCore::new(start),
-            sources,
+            names: Names::of(&sources),
             buckets: followers.len(),
             followers,
             bell,
@@ -93,6 +93,7 @@ impl Database {
             seen: 0,
             acked: Ok(()),
         };
+        let actor = SubscriptionActor(Box::new(parts));
         let mailbox = mailbox::bounded(MAILBOX_SIZE);
         let actor =
             SubscriptionActor::spawn_link_with_mailbox(&inner.subscriptions, actor, mailbox).await;
