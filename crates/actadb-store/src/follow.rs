@@ -104,6 +104,9 @@ impl Follower {
                 }),
             }
         }
+        // They never grow, and there may be ten thousand followers.
+        follower.lanes.shrink_to_fit();
+        follower.streams.shrink_to_fit();
         follower
     }
 

@@ -65,7 +65,9 @@ impl Database {
             let bucket = self.partitioning().bucket_of(source.partition());
             of_buckets.entry(bucket).or_default().push((at, source));
         }
-        let (mut followers, mut hung) = (VecDeque::new(), Vec::new());
+        let buckets = of_buckets.len();
+        let mut followers = VecDeque::with_capacity(buckets);
+        let mut hung = Vec::with_capacity(buckets);
         for of_bucket in of_buckets.into_values() {
             let Some((_, first)) = of_bucket.first() else { continue };
             let partition = first.partition();
@@ -77,7 +79,7 @@ impl Database {
         let parts = Parts {
             core: SubscriptionCore::new(start),
             names: Names::of(&sources),
-            buckets: followers.len(),
+            buckets,
             followers,
             bell,
             _hung: hung,
