@@ -84,7 +84,8 @@ impl Events {
         self
     }
 
-    /// The same, fetching so many events at a time, 1 to 10,000. A page is never larger than 16 MiB.
+    /// The same, fetching so many events at a time, 1 to 10,000; a page that reaches 16 MiB ends
+    /// there.
     pub fn page_size(mut self, events: usize) -> Self {
         self.page_size = events.clamp(1, PAGE_MAX_EVENTS);
         self
