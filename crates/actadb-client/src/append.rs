@@ -4,6 +4,7 @@
 //! those events are, so a try whose outcome nobody knows is simply followed by another.
 
 use actadb_model::ids::{PartitionKey, hash16, with_hash16};
+use actadb_model::limits::EVENT_OVERHEAD_BYTES;
 use actadb_model::version::ExpectedVersion;
 use redis::{Cmd, Value, cmd};
 use serde::Serialize;
@@ -14,8 +15,12 @@ use crate::connection::Failure;
 use crate::error::{Code, Error};
 use crate::event::{Appended, NewEvent};
 use crate::names::StreamRef;
-use crate::reply;
+use crate::reply::{self, Fields};
 use crate::retry::Backoff;
+
+/// Transactions above this size ask for the server's limit before they are sent: a server closes on
+/// a request that it finds too large to read, and may be gone before its reason is heard.
+const ASK_ABOVE_BYTES: u64 = 1 << 20;
 
 /// Words that mean an option where the next stream of a transaction should stand.
 const OPTIONS: &[&str] = &[
@@ -31,6 +36,9 @@ const OPTIONS: &[&str] = &[
 impl Client {
     /// Appends an event, once, however often it has to be sent.
     ///
+    /// Dropping the future leaves open whether it was appended: give the event an
+    /// [id](NewEvent::id) of your own to be able to ask again.
+    ///
     /// # Errors
     /// [`Error::WrongExpectedVersion`] and [`Error::Refused`] when it was not appended;
     /// [`Error::Unknown`] when that is not known, with the id to try again with;
@@ -45,6 +53,7 @@ impl Client {
             command.arg("PARTITION_KEY").arg(key.to_string());
         }
         options(&mut command, &event, id);
+        self.check_size(std::slice::from_ref(&event)).await?;
         let answer = self.append_once(&command, vec![id]).await?;
         reply::appended(answer, &event.stream.id)
     }
@@ -104,8 +113,25 @@ impl Client {
             options(&mut command, event, id);
             ids.push(id);
         }
+        self.check_size(&events).await?;
         let answer = self.append_once(&command, ids).await?;
         reply::appended_many(answer, events.iter().map(|event| event.stream.id.as_str()))
+    }
+
+    async fn check_size(&self, events: &[NewEvent]) -> Result<(), Error> {
+        let bytes = EVENT_OVERHEAD_BYTES + events.iter().map(NewEvent::size_bytes).sum::<u64>();
+        if bytes <= ASK_ABOVE_BYTES {
+            return Ok(());
+        }
+        let key = "append.max_transaction_bytes";
+        let mut told = Fields::of(self.read(cmd("CONFIG").arg("GET").arg(key)).await?)?;
+        match reply::text(told.take(key)?)?.parse() {
+            Ok(limit) if bytes > limit => {
+                let text = format!("the transaction takes {bytes} bytes, the limit is {limit}");
+                Err(Error::Refused { code: Code::TooLarge, text })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn append_once(&self, command: &Cmd, event_ids: Vec<Uuid>) -> Result<Value, Error> {

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// Streams are named by their ids, partitions by their numbers. It can be stored as a whole with
 /// serde, or row by row: each [`Delivery`](crate::Delivery) tells which rows it
-/// [moves](crate::Delivery::moved).
+/// [moves](crate::Delivery::moved). Rows are enough for what began at the start: what has no row
+/// begins at 0. What began elsewhere must store the whole once,
+/// [before the first delivery](crate::Subscription::checkpoint).
 ///
 /// ```
 /// use actadb_client::Checkpoint;

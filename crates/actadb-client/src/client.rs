@@ -55,7 +55,7 @@ impl Client {
 
     /// How many partitions the database has.
     #[must_use]
-    pub fn partitions(&self) -> u16 {
+    pub fn partition_count(&self) -> u16 {
         self.inner.partitions
     }
 

@@ -1,6 +1,7 @@
 //! Events as they are read, and as they are appended.
 
 use actadb_model::ids::{PartitionId, PartitionKey, with_hash16};
+use actadb_model::limits::EVENT_OVERHEAD_BYTES;
 use actadb_model::names::EventName;
 use actadb_model::version::ExpectedVersion;
 use bytes::Bytes;
@@ -175,6 +176,13 @@ impl NewEvent {
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.stream.check()?;
         EventName::new(&self.name).map(drop).map_err(Error::invalid)
+    }
+
+    /// What it counts against the server's limit of a transaction.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        let variable =
+            self.stream.id.len() + self.name.len() + self.payload.len() + self.metadata.len();
+        variable as u64 + EVENT_OVERHEAD_BYTES
     }
 
     fn json<T: Serialize + ?Sized>(&self, part: &str, value: &T) -> Result<Bytes, Error> {

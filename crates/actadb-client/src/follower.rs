@@ -164,7 +164,7 @@ impl Follower {
             }
             Push::Progress { subscription, cursor, positions } if subscription == current => {
                 let cursor = Cursor { subscription, value: cursor };
-                Delivery::Progress { cursor, moved: positions }
+                Delivery::Progress { cursor, moved: positions.into_iter().collect() }
             }
             Push::Closed { subscription, why } if subscription == current => {
                 return Some(if why.is_transient() { End::Lost } else { End::Failed(why) });

@@ -3,7 +3,7 @@
 //! redis-rs takes pushes off the socket as they come, so the queue here has no limit of its own:
 //! the subscription's window bounds its events, and progresses that nobody has read become one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::aio::{AsyncPushSender, SendError};
@@ -21,7 +21,7 @@ pub(crate) enum Push {
     /// An event.
     Message { subscription: Uuid, cursor: u64, event: Event },
     /// How far the subscription has looked: next positions by stream or partition.
-    Progress { subscription: Uuid, cursor: u64, positions: Vec<(String, u64)> },
+    Progress { subscription: Uuid, cursor: u64, positions: BTreeMap<String, u64> },
     /// The subscription is over.
     Closed { subscription: Uuid, why: Error },
     /// Something that cannot be read.
@@ -91,12 +91,7 @@ impl PushWriter {
                 Push::Progress { subscription, cursor: newer, positions: moved },
             ) if *last == subscription => {
                 *cursor = newer;
-                for (source, next) in moved {
-                    match positions.iter_mut().find(|(known, _)| *known == source) {
-                        Some(known) => known.1 = next,
-                        None => positions.push((source, next)),
-                    }
-                }
+                positions.extend(moved);
             }
             (_, push) => state.pushes.push_back(push),
         }
@@ -160,4 +155,37 @@ fn closed(data: Vec<Value>) -> Result<Push, Error> {
     let [subscription, why] = parts(data)?;
     let subscription = reply::uuid(&subscription)?;
     Ok(Push::Closed { subscription, why: Error::line(&reply::text(why)?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(subscription: Uuid, cursor: i64, partition: i64, next: i64) -> PushInfo {
+        let id = Value::SimpleString(subscription.to_string());
+        let positions = Value::Map(vec![(Value::Int(partition), Value::Int(next))]);
+        let data = vec![id, Value::Int(cursor), positions];
+        PushInfo { kind: PushKind::Other("progress".into()), data }
+    }
+
+    #[tokio::test]
+    async fn progresses_nobody_read_become_one() {
+        let inbox = Arc::new(Inbox::default());
+        let writer = PushWriter::new(inbox.clone());
+        let id = Uuid::from_u128(1);
+        for (cursor, partition, next) in [(4, 1, 5), (6, 2, 3), (9, 1, 8)] {
+            writer.push(told(id, cursor, partition, next));
+        }
+        writer.push(PushInfo { kind: PushKind::Other("news".into()), data: Vec::new() });
+        writer.push(PushInfo { kind: PushKind::Message, data: Vec::new() });
+        drop(writer);
+        let Some(Push::Progress { subscription, cursor, positions }) = inbox.next().await else {
+            panic!("no progress")
+        };
+        assert_eq!((subscription, cursor), (id, 9));
+        assert_eq!(positions, BTreeMap::from([("1".to_owned(), 8), ("2".to_owned(), 3)]));
+        assert!(matches!(inbox.next().await, Some(Push::Bad(_))));
+        assert!(inbox.next().await.is_none());
+        assert!(inbox.next().await.is_none());
+    }
 }

@@ -188,3 +188,22 @@ async fn an_unknown_outcome_names_the_ids_that_settle_it() {
     assert!(matches!(error, Error::Disconnected { .. }), "{error}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_refused_whatever_its_size() {
+    let dir = tempfile::tempdir().expect("dir");
+    let server = start(dir.path()).await;
+    let client = connect(&server).await;
+    // The server reads the first two and refuses them; the others it would close on.
+    for megabytes in [1, 15, 16, 17, 70] {
+        let event = NewEvent::new("s", "A").payload(vec![0; megabytes << 20]);
+        let error = client.append(event).await.expect_err("is too large");
+        assert!(matches!(error, Error::Refused { code: Code::TooLarge, .. }), "{error}");
+    }
+    let events = (0..65_537).map(|_| NewEvent::new("s", "A"));
+    let error = client.append_transaction(PartitionKey::of_stream("s"), events).await;
+    let error = error.expect_err("are too many");
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(client.stream_version("s").await.expect("reads"), None);
+    server.stop().await;
+}

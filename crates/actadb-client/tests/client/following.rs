@@ -7,7 +7,7 @@ use actadb_client::{
     PartitionKey, Uuid,
 };
 
-use crate::support::{Proxy, connect, connect_through, next, next_event, start, url};
+use crate::support::{PATIENCE, Proxy, connect, connect_through, next, next_event, start, url};
 
 async fn append(client: &Client, stream: &str, name: &str) -> u64 {
     client.append(NewEvent::new(stream, name)).await.expect("appends").version
@@ -106,6 +106,36 @@ async fn without_acknowledgements_a_window_is_all_that_comes() {
     for version in 0..20 {
         assert_eq!(next_event(&mut subscription).await.version, version);
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_holds_no_more_than_its_window() {
+    let dir = tempfile::tempdir().expect("dir");
+    let server = start(dir.path()).await;
+    let client = connect(&server).await;
+    let events = (0..500).map(|_| NewEvent::new("s", "A"));
+    let key = PartitionKey::of_stream("s");
+    client.append_transaction(key, events).await.expect("appends");
+    let follow = Follow::all().from_start().window(8);
+    let mut subscription = client.subscribe(follow).await.expect("begins");
+    assert_eq!(next_event(&mut subscription).await.version, 0);
+    for _ in 0..20 {
+        // Each a round trip, in which the server could have sent much more.
+        client.stream_version("s").await.expect("reads");
+        assert!(server.database().status().delivered_events <= 8);
+    }
+    for version in 1..500 {
+        assert_eq!(next_event(&mut subscription).await.version, version);
+    }
+    assert_eq!(server.database().status().subscriptions, 1);
+    drop(subscription);
+    let gone = async {
+        while server.database().status().subscriptions > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("a dropped subscription ends");
     server.stop().await;
 }
 

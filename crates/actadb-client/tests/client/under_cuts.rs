@@ -59,7 +59,7 @@ async fn every_append_is_there_exactly_once() {
     assert!(proxy.cuts() > 3);
     let direct = connect(&server).await;
     let mut found = 0;
-    for partition in 0..direct.partitions() {
+    for partition in 0..direct.partition_count() {
         let events: Vec<Event> =
             direct.partition(partition, ..).try_collect().await.expect("reads");
         for event in events {
