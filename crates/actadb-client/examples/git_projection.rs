@@ -44,15 +44,17 @@ pub(crate) async fn run(url: &str, file: &Path) -> Result<(), Box<dyn Error>> {
     database.execute_batch(SCHEMA)?;
 
     let client = Client::connect(url).await?;
-    let authors = Follow::all().prefix("author-").from_checkpoint(checkpoint(&database)?);
-    let latest = client.latest(&authors).await?;
-    let mut subscription = client.subscribe(authors).await?;
+    let everything = Follow::all().from_checkpoint(checkpoint(&database)?);
+    let latest = client.latest(&everything).await?;
+    let mut subscription = client.subscribe(everything).await?;
     while !subscription.checkpoint().reaches(&latest) {
         let Some(delivery) = subscription.next().await else { break };
         let delivery = delivery?;
         let transaction = database.transaction()?;
-        if let Some(event) = delivery.event() {
-            count(&transaction, event)?;
+        if let Some(event) = delivery.event()
+            && let Some(author) = event.stream.strip_prefix("author-")
+        {
+            count(&transaction, author, event)?;
         }
         save(&transaction, &delivery)?;
         transaction.commit()?;
@@ -75,9 +77,8 @@ fn save(transaction: &Transaction<'_>, delivery: &Delivery) -> rusqlite::Result<
     Ok(())
 }
 
-fn count(transaction: &Transaction<'_>, event: &Event) -> Result<(), Box<dyn Error>> {
+fn count(transaction: &Transaction<'_>, author: &str, event: &Event) -> Result<(), Box<dyn Error>> {
     let Commit { insertions, deletions } = event.payload_json()?;
-    let author = event.stream.trim_start_matches("author-");
     // The Monday on or before the commit.
     let upsert = "INSERT INTO weeks
         VALUES (?1, date(?2 / 1000, 'unixepoch', '-6 days', 'weekday 1'), 1, ?3)

@@ -130,7 +130,9 @@ impl Client {
     /// Where what is followed ends now: the positions behind the latest events.
     ///
     /// A projection has caught up with this moment when its checkpoint
-    /// [reaches](Checkpoint::reaches) it.
+    /// [reaches](Checkpoint::reaches) it. With a filter it is sure to get there with
+    /// [`progress_every(1)`](Follow::progress_every) only: otherwise the position of a partition
+    /// may stay before events that were left out while events of other partitions come.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.

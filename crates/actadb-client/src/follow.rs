@@ -153,8 +153,8 @@ impl Follow {
     }
 
     /// With a filter: after how many events that were left out the subscription tells how far it
-    /// has looked ([`Delivery::Progress`](crate::Delivery::Progress)). 10,000 by default, and a
-    /// second after one was left out in any case.
+    /// has looked ([`Delivery::Progress`](crate::Delivery::Progress)). 10,000 by default. It also
+    /// tells when nothing came for a second after one was left out.
     #[must_use]
     pub fn progress_every(mut self, events: u64) -> Self {
         self.progress = Some(events.max(1));

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use actadb_client::NewEvent;
 use actadb_server::import::{ImportArgs, run as import};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::support::{Dice, start, url};
+use crate::support::{Dice, connect, start, url};
 
 const SAMPLE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../actadb-server/tests/data/commits.jsonl");
@@ -88,6 +89,11 @@ async fn killed_at_random_points_it_ends_with_the_right_numbers() {
         json: true,
     })
     .await;
+    // Other events are none of its business.
+    let client = connect(&server).await;
+    for n in 0..20 {
+        client.append(NewEvent::new(format!("other-{n}"), "Committed")).await.expect("appends");
+    }
     let mut dice = Dice::new("git_projection");
     let (url, file) = (url(address), dir.path().join("weeks.db"));
     let (mut kills, mut inside) = (0, 0);
