@@ -53,8 +53,8 @@ fn lines(repository: &Path) -> Result<(String, usize), String> {
     if count == 0 { Err("git log tells no commits".into()) } else { Ok((text, count)) }
 }
 
-/// The number before a word in ` 3 files changed, 10 insertions(+), 1 deletion(-)`; 0 without it, as
-/// of merges.
+/// The number before a word in ` 3 files changed, 10 insertions(+), 1 deletion(-)`; 0 without it,
+/// as of merges.
 fn lines_of(changed: &str, word: &str) -> u64 {
     let part = changed.split(',').find(|part| part.contains(word));
     part.and_then(|part| part.split_whitespace().next()?.parse().ok()).unwrap_or(0)
