@@ -10,7 +10,9 @@ use serde_json::json;
 use crate::programs;
 use crate::server_process::{Home, ServerProcess};
 
-/// What stands between the fields of a commit.
+/// What stands before a commit.
+const COMMIT: char = '\u{1e}';
+/// What stands between its fields.
 const SEPARATOR: char = '\u{1f}';
 
 /// The commits as lines for `actadb import`, oldest first; and how many there are.
@@ -19,11 +21,13 @@ fn lines(repository: &Path) -> Result<(String, usize), String> {
     let format = ["%H", "%an", "%ae", "%at", "%P", "%s"].join(&SEPARATOR.to_string());
     let mut git = Command::new("git");
     git.args(["-c", "safe.directory=*", "-C"]).arg(repository);
-    git.args(["log", "-z", "--reverse", "--no-color", &format!("--format={format}")]);
+    git.args(["log", "--reverse", "--no-color", "--shortstat"]);
+    git.arg(format!("--format={COMMIT}{format}"));
     let log = programs::output(&mut git)?;
     let log = String::from_utf8_lossy(&log);
     let (mut text, mut count) = (String::new(), 0);
-    for commit in log.split('\0').filter(|commit| !commit.is_empty()) {
+    for commit in log.split(COMMIT).filter(|commit| !commit.is_empty()) {
+        let (commit, changed) = commit.split_once('\n').unwrap_or((commit, ""));
         let fields: Vec<&str> = commit.splitn(6, SEPARATOR).collect();
         let [hash, name, email, time, parents, subject] = fields[..] else {
             return Err(format!("git log printed {commit:?}"));
@@ -36,13 +40,24 @@ fn lines(repository: &Path) -> Result<(String, usize), String> {
             "stream": format!("author-{}", slug(name, email)),
             "name": "Committed",
             "timestamp": seconds * 1000,
-            "payload": {"hash": hash, "subject": subject, "time": seconds, "parents": parents},
+            "payload": {
+                "hash": hash, "subject": subject, "time": seconds, "parents": parents,
+                "insertions": lines_of(changed, "insertion"),
+                "deletions": lines_of(changed, "deletion"),
+            },
         });
         text.push_str(&line.to_string());
         text.push('\n');
         count += 1;
     }
     if count == 0 { Err("git log tells no commits".into()) } else { Ok((text, count)) }
+}
+
+/// The number before a word in ` 3 files changed, 10 insertions(+), 1 deletion(-)`; 0 without it,
+/// as of merges.
+fn lines_of(changed: &str, word: &str) -> u64 {
+    let part = changed.split(',').find(|part| part.contains(word));
+    part.and_then(|part| part.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Letters and digits of the name, of the address if the name has none.
@@ -87,7 +102,15 @@ pub(super) fn check(
 
 #[cfg(test)]
 mod tests {
-    use super::slug;
+    use super::{lines_of, slug};
+
+    #[test]
+    fn changed_lines_are_read() {
+        let changed = "\n 3 files changed, 10 insertions(+), 1 deletion(-)\n";
+        assert_eq!((lines_of(changed, "insertion"), lines_of(changed, "deletion")), (10, 1));
+        assert_eq!(lines_of("\n 1 file changed, 2 deletions(-)\n", "insertion"), 0);
+        assert_eq!(lines_of("\n", "deletion"), 0);
+    }
 
     #[test]
     fn authors_become_words() {
