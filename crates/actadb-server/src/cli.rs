@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::BenchArgs;
 use crate::check::CheckArgs;
 use crate::dump::DumpArgs;
+use crate::export::ExportArgs;
 use crate::import::ImportArgs;
 use crate::ping::PingArgs;
 use crate::repair::RepairArgs;
@@ -49,14 +50,16 @@ pub struct ServeArgs {
 enum Command {
     /// Ask a running server whether it answers
     Ping(PingArgs),
+    /// Write events as JSON lines that `import` takes back
+    Export(ExportArgs),
+    /// Append events from JSON lines; running it again doubles nothing
+    Import(ImportArgs),
     /// Check every frame, record and index of a stopped database
     Check(CheckArgs),
     /// Mend a stopped database; tells what damage costs before it gives anything up
     Repair(RepairArgs),
     /// Print the frames and events of a stopped database
     Dump(DumpArgs),
-    /// Append events from JSON lines; running it again doubles nothing
-    Import(ImportArgs),
     /// Measure a running server
     Bench(BenchArgs),
     /// Tell about the configuration
@@ -106,6 +109,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Err(code) => code,
         },
         Some(Command::Ping(args)) => block_on(1, crate::ping::run(args)),
+        Some(Command::Export(args)) => block_on(1, crate::export::run(args)),
         Some(Command::Check(args)) => crate::check::run(&args),
         Some(Command::Repair(args)) => crate::repair::run(&args),
         Some(Command::Dump(args)) => crate::dump::run(&args),

@@ -2,6 +2,7 @@
 
 mod commands;
 mod configuration;
+mod export;
 mod hostile;
 mod import;
 mod kill;
