@@ -6,5 +6,7 @@ mod export;
 mod hostile;
 mod import;
 mod kill;
+mod running;
 mod support;
+mod tail;
 mod tools;
