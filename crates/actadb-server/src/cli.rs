@@ -13,6 +13,7 @@ use crate::import::ImportArgs;
 use crate::ping::PingArgs;
 use crate::repair::RepairArgs;
 use crate::settings_load::{Flags, Loaded, load, show};
+use crate::shell::ShellArgs;
 use crate::tail::TailArgs;
 
 /// An event store that any Redis client can write, read and follow.
@@ -51,6 +52,8 @@ pub struct ServeArgs {
 enum Command {
     /// Ask a running server whether it answers
     Ping(PingArgs),
+    /// Type commands, read replies, watch events arrive
+    Shell(ShellArgs),
     /// Follow a stream, a partition or everything
     Tail(TailArgs),
     /// Write events as JSON lines that `import` takes back
@@ -112,6 +115,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Err(code) => code,
         },
         Some(Command::Ping(args)) => block_on(1, crate::ping::run(args)),
+        Some(Command::Shell(args)) => block_on(1, crate::shell::run(args)),
         Some(Command::Tail(args)) => block_on(1, crate::tail::run(args)),
         Some(Command::Export(args)) => block_on(1, crate::export::run(args)),
         Some(Command::Check(args)) => crate::check::run(&args),

@@ -26,6 +26,7 @@ pub mod server;
 pub mod session;
 pub mod settings;
 pub mod settings_load;
+pub mod shell;
 pub mod socket;
 pub mod tail;
 pub mod wire_client;

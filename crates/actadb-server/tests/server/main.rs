@@ -7,6 +7,7 @@ mod hostile;
 mod import;
 mod kill;
 mod running;
+mod shell;
 mod support;
 mod tail;
 mod tools;
