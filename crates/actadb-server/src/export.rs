@@ -22,15 +22,15 @@ use target::Target;
 /// Arguments of `actadb export`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Order is kept within each partition and each stream. Events that were appended together carry the \
-same `transaction`, and import appends them together again; the server gives the transaction a new \
-id. Imported into an empty database with as many partitions, every event gets the same stream, \
+Order is kept within each partition and each stream. Events that were appended together carry the
+same `transaction`, and import appends them together again; the server gives the transaction a new
+id. Imported into an empty database with as many partitions, every event gets the same stream,
 version, name, payload, metadata, event_id, timestamp, partition key, partition and sequence.
 
---stream exports that stream's part of a transaction only. Importing it into a database that has \
+--stream exports that stream's part of a transaction only. Importing it into a database that has
 the whole transaction is refused as DUPLICATE.
 
-What is appended after the start is not exported. Exit code 1 when not every event was exported; \
+What is appended after the start is not exported. Exit code 1 when not every event was exported;
 FILE is then not made or changed.")]
 pub struct ExportArgs {
     /// Where to write; - is standard output
@@ -154,7 +154,7 @@ fn progress(file: &str, events: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(events), ProgressDrawTarget::stderr());
-    let template = "{bar:30} {human_pos}/{human_len} events, {per_sec}, {eta} left";
+    let template = "{bar:30} {human_pos}/{human_len} events, {eta} left";
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

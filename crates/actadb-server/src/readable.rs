@@ -8,6 +8,8 @@ use crate::wire_client::{Value, WireEvent};
 
 /// Bytes of binary content that are shown.
 const HEX_BYTES: usize = 256;
+/// Longest array that stays in one line.
+const FLAT_ARRAY_BYTES: usize = 60;
 /// What stands in front of an event's fields.
 const FIELD_INDENT: &str = "            ";
 
@@ -103,9 +105,16 @@ fn map(pairs: &[(Value, Value)]) -> String {
     }
     let keys: Vec<String> = pairs.iter().map(|(key, _)| plain(key) + ":").collect();
     let width = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0);
-    let lines = keys.iter().zip(pairs).map(|(key, (_, value))| {
-        let indent = " ".repeat(width + 1);
-        format!("{key:<width$} {}", indented(&nested(value), &indent))
+    let lines = keys.iter().zip(pairs).map(|(key, (_, value))| match value {
+        // What is long itself would be pushed far to the right.
+        Value::Array(items) if !items.is_empty() => {
+            format!("{key}\n  {}", indented(&list(items), "  "))
+        }
+        Value::Map(_) => format!("{key}\n  {}", indented(&nested(value), "  ")),
+        _ => {
+            let indent = " ".repeat(width + 1);
+            format!("{key:<width$} {}", indented(&plain(value), &indent))
+        }
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -151,7 +160,10 @@ fn pretty_json(json: &str) -> String {
         out.push('\n');
         out.extend(std::iter::repeat_n("  ", depth));
     };
-    for character in json.chars() {
+    let mut rest = json;
+    while let Some(character) = rest.chars().next() {
+        let here = rest;
+        rest = &rest[character.len_utf8()..];
         if in_string {
             in_string = escaped || character != '"';
             escaped = !escaped && character == '\\';
@@ -169,6 +181,14 @@ fn pretty_json(json: &str) -> String {
         if opened != closes {
             line(&mut out, depth);
         }
+        if character == '['
+            && let Some((flat, length)) = flat_array(here)
+        {
+            out.push_str(&flat);
+            opened = false;
+            rest = &here[length..];
+            continue;
+        }
         opened = matches!(character, '{' | '[');
         out.push(character);
         match character {
@@ -180,6 +200,35 @@ fn pretty_json(json: &str) -> String {
         }
     }
     out
+}
+
+/// A short array of plain values in one line, and the length of its JSON.
+fn flat_array(json: &str) -> Option<(String, usize)> {
+    let (mut flat, mut in_string, mut escaped) = (String::from("["), false, false);
+    for (at, character) in json.char_indices().skip(1) {
+        if flat.len() > FLAT_ARRAY_BYTES {
+            return None;
+        }
+        match character {
+            _ if in_string => {
+                in_string = escaped || character != '"';
+                escaped = !escaped && character == '\\';
+            }
+            ' ' | '\t' | '\r' | '\n' => continue,
+            '{' | '[' => return None,
+            ',' => {
+                flat.push_str(", ");
+                continue;
+            }
+            ']' => {
+                flat.push(']');
+                return Some((flat, at + 1));
+            }
+            _ => in_string = character == '"',
+        }
+        flat.push(character);
+    }
+    None
 }
 
 /// Text whose control characters, line ends and tabs apart, are spelled out.
@@ -248,7 +297,8 @@ mod tests {
 
     #[test]
     fn json_changes_in_its_spaces_only() {
-        let json = r#"{"z":[1.10,{"a" : "x\" {,"}], "e":[], "o":{ } ,"n":12345678901234567890123}"#;
+        let json = r#"{"z":[1.10,{"a" : "x\" {,"}], "e":[], "o":{ } ,"f":[ 1.0,"]\"" ],
+            "n":12345678901234567890123}"#;
         let lines = [
             "{",
             "  \"z\": [",
@@ -259,6 +309,7 @@ mod tests {
             "  ],",
             "  \"e\": [],",
             "  \"o\": {},",
+            "  \"f\": [1.0, \"]\\\"\"],",
             "  \"n\": 12345678901234567890123",
             "}",
         ];
@@ -280,7 +331,7 @@ mod tests {
         let inner = vec![(simple("a"), Value::Integer(1)), (simple("long"), Value::Null)];
         let list = Value::Array(vec![Value::Map(inner), Value::Array(vec![])]);
         let value = Value::Map(vec![(simple("x"), list), (simple("name"), simple("n"))]);
-        let lines = "x:    1) a:    1\n         long: (null)\n      2) (empty list)\nname: n\n";
+        let lines = "x:\n  1) a:    1\n     long: (null)\n  2) (empty list)\nname: n\n";
         assert_eq!(reply(&value), lines);
     }
 

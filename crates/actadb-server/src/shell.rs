@@ -24,20 +24,20 @@ use session::{Outcome, Session};
 /// Arguments of `actadb shell`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-On a terminal: Tab completes commands and options, the rest of a command's arguments is shown \
-behind the cursor, `help` lists the commands. After ESUB and EPSUB events are printed as they \
-arrive, until Ctrl-C; with WINDOW, each is acknowledged when it is printed. Ctrl-C also gives up \
+On a terminal: Tab completes commands and options, the rest of a command's arguments is shown
+behind the cursor, `help` lists the commands. After ESUB and EPSUB events are printed as they
+arrive, until Ctrl-C; with WINDOW, each is acknowledged when it is printed. Ctrl-C also gives up
 waiting for a reply, as of ESCAN with BLOCK.
 
-From a pipe: a command a line, no prompt; exit code 1 if any of them failed. Empty lines and lines \
+From a pipe: a command a line, no prompt; exit code 1 if any of them failed. Empty lines and lines
 that begin with # are passed over.
 
 Words are split at spaces. \"…\" knows \\n \\r \\t \\b \\a \\\\ \\\" \\xHH, '…' knows \\'.
 
-With --json each reply, and each pushed event, is one line of JSON; an error is \
+With --json each reply, and each pushed event, is one line of JSON; an error is
 {\"error\":…,\"code\":…}. Events have the fields of `actadb export`.
 
-The history is kept in $XDG_STATE_HOME/actadb/history (~/.local/state/actadb/history), without \
+The history is kept in $XDG_STATE_HOME/actadb/history (~/.local/state/actadb/history), without
 lines that begin with AUTH, HELLO or a space.")]
 pub struct ShellArgs {
     #[command(flatten)]
@@ -100,8 +100,8 @@ async fn from_terminal(session: &mut Session, address: &str) -> io::Result<bool>
             Line::Nothing => {}
             Line::Clear => prompt.clear()?,
             Line::Exit => return Ok(false),
-            Line::Help(words) => print!("{}", syntax::help(&words)),
-            Line::Unbalanced => println!("(error) unbalanced quotes"),
+            Line::Help(words) => session.tell(&syntax::help(&words))?,
+            Line::Unbalanced => session.tell_error("ERR unbalanced quotes")?,
             Line::Command(words) => {
                 if session.execute(&words).await? == Outcome::Closed {
                     return Ok(false);
@@ -118,7 +118,7 @@ async fn from_pipe(session: &mut Session) -> io::Result<bool> {
         match parse(&line?) {
             Line::Nothing | Line::Clear => {}
             Line::Exit => break,
-            Line::Help(words) => print!("{}", syntax::help(&words)),
+            Line::Help(words) => session.tell(&syntax::help(&words))?,
             Line::Unbalanced => {
                 failed = true;
                 session.tell_error("ERR unbalanced quotes")?;

@@ -25,8 +25,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// Arguments of `actadb tail`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Without --stream and --partition all partitions are followed. Order is exact within a stream and \
-within a partition. Events go to standard output, all else to standard error. A lost connection is \
+Without --stream and --partition all partitions are followed. Order is exact within a stream and
+within a partition. Events go to standard output, all else to standard error. A lost connection is
 made again, and goes on behind the last event printed. Ctrl-C ends with exit code 0.
 
 A line of --json is what `actadb import` reads.")]

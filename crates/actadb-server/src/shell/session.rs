@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::output::Output;
 use crate::connect_args::ConnectArgs;
+use crate::readable;
 use crate::wire_client::{ClientError, Value, WireClient};
 
 /// What became of a command.
@@ -75,10 +76,9 @@ impl Session {
             }
             Waited::For(Err(error)) => return self.lost(&error),
             Waited::Interrupted => {
-                self.output.remark(
-                    "(gave up waiting; the connection was closed, and a command under way may \
-                     still be carried out)",
-                )?;
+                let appends = is("EAPPEND") || is("EMAPPEND");
+                let more = if appends { "; the append may still be carried out" } else { "" };
+                self.output.remark(&format!("(gave up waiting{more})"))?;
                 return Ok(Outcome::Failed);
             }
         };
@@ -164,6 +164,11 @@ impl Session {
         Ok(Outcome::Done)
     }
 
+    /// A text that the shell has itself.
+    pub(super) fn tell(&self, told: &str) -> io::Result<()> {
+        self.output.reply(&Value::Simple(told.to_owned()))
+    }
+
     /// An error that the server did not send.
     pub(super) fn tell_error(&self, text: &str) -> io::Result<()> {
         self.output.reply(&Value::Error(text.to_owned()))
@@ -172,7 +177,10 @@ impl Session {
     fn lost(&self, error: &ClientError) -> io::Result<Outcome> {
         match self.output.is_json() {
             true => self.tell_error(&format!("ERR {error}"))?,
-            false => self.output.remark(&format!("(error) {error}"))?,
+            false => {
+                let error = readable::one_line(&error.to_string());
+                self.output.remark(&format!("(error) {error}"))?;
+            }
         }
         Ok(Outcome::Failed)
     }
@@ -185,7 +193,9 @@ impl Session {
             biased;
             _ = tokio::signal::ctrl_c() => {
                 // The terminal shows ^C; what follows stands below it.
-                println!();
+                if !self.output.is_json() {
+                    println!();
+                }
                 Waited::Interrupted
             }
             value = future => Waited::For(value),

@@ -44,7 +44,7 @@ pub(super) fn complete(line: &str) -> (usize, Vec<String>) {
 /// Keywords, or the values of the last one.
 fn next_words(command: &'static CommandInfo, given: &[&str]) -> Vec<&'static str> {
     let tokens = tokens(command);
-    let positions = tokens.iter().filter(|token| token.starts_with('<')).count();
+    let positions = tokens.iter().filter(|token| token.contains('<')).count();
     if given.len() < positions {
         return Vec::new();
     }
@@ -106,11 +106,15 @@ fn rest(command: &'static CommandInfo, given: &[&str]) -> String {
         });
         match (option, groups.first()) {
             (Some(at), _) => drop(groups.remove(at)),
-            (None, Some(first)) if first.starts_with('<') => drop(groups.remove(0)),
+            (None, Some(first)) if is_position(first) => drop(groups.remove(0)),
             _ => {}
         }
     }
     groups.join(" ")
+}
+
+fn is_position(group: &str) -> bool {
+    group.contains('<') && !group.starts_with(['[', '('])
 }
 
 /// Arguments, options and repeated parts, each with its brackets.
@@ -214,6 +218,8 @@ mod tests {
         assert_eq!(words("EAPPEND s n EXPECTED_VERSION e"), ["exists", "empty"]);
         assert_eq!(words("EAPPEND s n PAYLOAD "), [""; 0]);
         assert_eq!(words("ESUB s FROM "), ["LATEST", "MAP"]);
+        assert_eq!(words("EPSUB "), [""; 0]);
+        assert_eq!(words("EPSUB * PRE"), ["PREFIX"]);
         assert_eq!(words("CLIENT SET"), ["SETNAME", "SETINFO"]);
         assert_eq!(words("ESCAN s - + re"), ["rev"]);
         assert_eq!(complete("ESCAN s - + re").0, 12);
@@ -234,6 +240,8 @@ mod tests {
         assert_eq!(hint("ESCAN s - + COUNT "), "n");
         assert_eq!(hint("ESCAN s - + COUNT 5 "), options.replace("[COUNT n] ", ""));
         assert_eq!(hint("EAPPEND s n EXPECTED_VERSION"), " n|any|exists|empty");
+        assert!(hint("EPSUB ").starts_with("*|<partition|key>|<p,q,a-b> [FROM"));
+        assert!(hint("EPSUB * ").starts_with("[FROM"));
         assert_eq!(hint("help"), " [command]");
         assert_eq!(hint(""), "");
     }
