@@ -4,6 +4,7 @@
 //! does, and has them carried out ([`session`]). What is known of commands comes from the catalog
 //! ([`syntax`]); what is printed is made in [`output`].
 
+mod interrupt;
 mod output;
 mod prompt;
 mod session;
@@ -17,6 +18,7 @@ use clap::Args;
 
 use crate::connect_args::ConnectArgs;
 use crate::readable;
+use interrupt::Interrupts;
 use output::Output;
 use prompt::{Prompt, Typed};
 use session::{Outcome, Session};
@@ -68,7 +70,18 @@ pub async fn run(args: ShellArgs) -> ExitCode {
     };
     let output = Output::new(args.json);
     let interactive = io::stdin().is_terminal();
-    let mut session = Session::new(args.connect.clone(), client, output, interactive);
+    let interrupts = match interactive {
+        true => Interrupts::taken(),
+        false => Ok(Interrupts::left()),
+    };
+    let interrupts = match interrupts {
+        Ok(interrupts) => interrupts,
+        Err(error) => {
+            eprintln!("actadb shell: cannot listen for Ctrl-C: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut session = Session::new(args.connect.clone(), client, output, interrupts);
     let failed = match interactive {
         true => from_terminal(&mut session, &args.connect.address).await,
         false => from_pipe(&mut session).await,

@@ -4,6 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::interrupt::{Interrupts, Waited};
 use super::output::Output;
 use crate::connect_args::ConnectArgs;
 use crate::readable;
@@ -26,14 +27,7 @@ pub(super) struct Session {
     connect: ConnectArgs,
     client: Option<WireClient>,
     output: Output,
-    /// Whether Ctrl-C interrupts a command. Otherwise it ends the process.
-    interactive: bool,
-}
-
-/// What ended a wait.
-enum Waited<T> {
-    For(T),
-    Interrupted,
+    interrupts: Interrupts,
 }
 
 impl Session {
@@ -41,9 +35,9 @@ impl Session {
         connect: ConnectArgs,
         client: WireClient,
         output: Output,
-        interactive: bool,
+        interrupts: Interrupts,
     ) -> Self {
-        Self { connect, client: Some(client), output, interactive }
+        Self { connect, client: Some(client), output, interrupts }
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -68,7 +62,8 @@ impl Session {
     pub(super) async fn execute(&mut self, words: &[Bytes]) -> io::Result<Outcome> {
         let is = |word: &str| words[0].eq_ignore_ascii_case(word.as_bytes());
         let client = self.client.take();
-        let reply = match self.wait(Self::ask(&self.connect, client, words)).await {
+        self.interrupts.forget().await;
+        let reply = match self.interrupts.wait(Self::ask(&self.connect, client, words)).await {
             Waited::For(Ok((client, reply))) => {
                 // RESET leaves a connection that is not authenticated and speaks RESP2.
                 self.client = Some(client).filter(|_| !is("RESET") && !is("QUIT"));
@@ -78,7 +73,7 @@ impl Session {
             Waited::Interrupted => {
                 let appends = is("EAPPEND") || is("EMAPPEND");
                 let more = if appends { "; the append may still be carried out" } else { "" };
-                self.output.remark(&format!("(gave up waiting{more})"))?;
+                self.below_interrupt(&format!("(gave up waiting{more})"))?;
                 return Ok(Outcome::Failed);
             }
         };
@@ -124,7 +119,7 @@ impl Session {
         let Some(mut client) = self.client.take() else { return Ok(Outcome::Failed) };
         let (mut events, mut unanswered) = (0_u64, 0_u64);
         loop {
-            let value = match self.wait(client.reply()).await {
+            let value = match self.interrupts.wait(client.reply()).await {
                 Waited::For(Ok(value)) => value,
                 Waited::For(Err(error)) => return self.lost(&error),
                 Waited::Interrupted => break,
@@ -157,10 +152,11 @@ impl Session {
             }
         }
         client.queue(&[b"EUNSUB", id.as_bytes()]);
-        if let Waited::For(Ok(())) = self.wait(drain(&mut client, unanswered + 1)).await {
+        if let Waited::For(Ok(())) = self.interrupts.wait(drain(&mut client, unanswered + 1)).await
+        {
             self.client = Some(client);
         }
-        self.output.remark(&format!("(ended after {events} events)"))?;
+        self.below_interrupt(&format!("(ended after {events} events)"))?;
         Ok(Outcome::Done)
     }
 
@@ -185,21 +181,9 @@ impl Session {
         Ok(Outcome::Failed)
     }
 
-    async fn wait<T>(&self, future: impl Future<Output = T>) -> Waited<T> {
-        if !self.interactive {
-            return Waited::For(future.await);
-        }
-        tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => {
-                // The terminal shows ^C; what follows stands below it.
-                if !self.output.is_json() {
-                    println!();
-                }
-                Waited::Interrupted
-            }
-            value = future => Waited::For(value),
-        }
+    /// The terminal shows ^C; what follows stands below it.
+    fn below_interrupt(&self, remark: &str) -> io::Result<()> {
+        self.output.remark(&format!("\n{remark}"))
     }
 }
 
