@@ -6,6 +6,7 @@ mod export;
 mod hostile;
 mod import;
 mod kill;
+mod pushes;
 mod running;
 mod shell;
 mod support;
