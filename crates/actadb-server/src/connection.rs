@@ -200,7 +200,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             match event {
                 Event::Read(n) => break n,
-                Event::Arrived(arrival) => self.push(arrival).await?,
+                Event::Arrived(arrival) => {
+                    let before = self.framer.held_bytes();
+                    self.push(arrival).await?;
+                    // Requests that came while it wrote are in the framer already: the socket
+                    // has nothing more to say about them.
+                    match self.framer.held_bytes().saturating_sub(before) {
+                        0 => {}
+                        n => break n,
+                    }
+                }
             }
         };
         if n == 0 {
