@@ -13,8 +13,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-/// Room for a read from the socket, until reads fill it: most connections send little at a time, and
-/// ten thousand of them have this much each.
+/// Room for a read from the socket, until reads fill it: most connections send little at a time,
+/// and ten thousand of them have this much each.
 const READ_BYTES_MIN: usize = 1 << 10;
 /// Room for a read when reads fill it.
 const READ_BYTES_MAX: usize = 16 << 10;

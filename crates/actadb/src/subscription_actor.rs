@@ -79,8 +79,8 @@ pub(crate) struct Parts {
     pub(crate) acked: Result<(), AheadOfSent>,
 }
 
-/// What the sources are, by the index that the core knows them by. Small: ten thousand subscriptions
-/// may each follow all partitions.
+/// What the sources are, by the index that the core knows them by. Small: ten thousand
+/// subscriptions may each follow all partitions.
 pub(crate) enum Names {
     /// Partitions.
     Partitions(Box<[PartitionId]>),

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use actadb_client::NewEvent;
+use actadb_server::connect_args::ConnectArgs;
 use actadb_server::import::{ImportArgs, run as import};
 use rusqlite::Connection;
 use serde_json::Value;
@@ -82,8 +83,7 @@ async fn killed_at_random_points_it_ends_with_the_right_numbers() {
     let address = server.client_address();
     import(ImportArgs {
         file: SAMPLE.into(),
-        address: address.to_string(),
-        password: None,
+        connect: ConnectArgs { address: address.to_string(), password: None },
         batch: 4 << 20,
         depth: 512,
         json: true,

@@ -1,4 +1,5 @@
-//! A small blocking client, RESP2 and what a subscription needs of RESP3: what the chaos tests say and hear.
+//! A small blocking client, RESP2 and what a subscription needs of RESP3: what the chaos tests say
+//! and hear.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
