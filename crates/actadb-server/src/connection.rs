@@ -167,8 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(End::Closed);
             }
             if !more {
-                self.account(self.framer.held_bytes());
-                return Ok(());
+                return self.check_held();
             }
         }
     }
@@ -215,6 +214,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if n == 0 {
             return Err(End::Closed);
         }
+        self.check_held()
+    }
+
+    /// Ends the connection that makes all together hold too much. Looked at after a read, and after
+    /// what was read is cut into arguments, which take more than their bytes.
+    fn check_held(&mut self) -> Result<(), End> {
         let held = self.framer.held_bytes();
         let total = self.account(held);
         if total > self.context.settings.network.request_memory_bytes && held > HELD_FREE_BYTES {
