@@ -32,7 +32,7 @@ pub enum Mistake {
     FailedSyncRetried,
     /// An append whose event ids are taken is appended again.
     RetryAppendedAgain,
-    /// A subscription that has read everything goes on at the watermark instead of where it read to.
+    /// A subscription that has read everything goes on at the watermark, not where it read to.
     SkipAtHandOver,
     /// A subscription's window counts events that its filter does not take.
     WindowBeforeFilter,

@@ -277,7 +277,8 @@ fn without_cr(line: &[u8]) -> &[u8] {
 
 /// Words of an inline command, quoted as in `redis-cli`: `"…"` with escapes, `'…'` with `\'`.
 /// `None` when quotes do not balance.
-fn split_inline(line: &[u8]) -> Option<Vec<Bytes>> {
+#[must_use]
+pub fn split_inline(line: &[u8]) -> Option<Vec<Bytes>> {
     let mut words = Vec::new();
     let mut rest = line;
     loop {

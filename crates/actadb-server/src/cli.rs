@@ -8,10 +8,13 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::Bench;
 use crate::check::CheckArgs;
 use crate::dump::DumpArgs;
+use crate::export::ExportArgs;
 use crate::import::ImportArgs;
 use crate::ping::PingArgs;
 use crate::repair::RepairArgs;
 use crate::settings_load::{Flags, Loaded, load, show};
+use crate::shell::ShellArgs;
+use crate::tail::TailArgs;
 
 /// An event store that any Redis client can write, read and follow.
 ///
@@ -49,14 +52,20 @@ pub struct ServeArgs {
 enum Command {
     /// Ask a running server whether it answers
     Ping(PingArgs),
+    /// Type commands, read replies, watch events arrive
+    Shell(ShellArgs),
+    /// Follow a stream, a partition or everything
+    Tail(TailArgs),
+    /// Write events as JSON lines that `import` takes back
+    Export(ExportArgs),
+    /// Append events from JSON lines; running it again doubles nothing
+    Import(ImportArgs),
     /// Check every frame, record and index of a stopped database
     Check(CheckArgs),
     /// Mend a stopped database; tells what damage costs before it gives anything up
     Repair(RepairArgs),
     /// Print the frames and events of a stopped database
     Dump(DumpArgs),
-    /// Append events from JSON lines; running it again doubles nothing
-    Import(ImportArgs),
     /// Measure a running server
     Bench(Bench),
     /// Tell about the configuration
@@ -106,6 +115,9 @@ pub fn run(cli: Cli) -> ExitCode {
             Err(code) => code,
         },
         Some(Command::Ping(args)) => block_on(1, crate::ping::run(args)),
+        Some(Command::Shell(args)) => block_on(1, crate::shell::run(args)),
+        Some(Command::Tail(args)) => block_on(1, crate::tail::run(args)),
+        Some(Command::Export(args)) => block_on(1, crate::export::run(args)),
         Some(Command::Check(args)) => crate::check::run(&args),
         Some(Command::Repair(args)) => crate::repair::run(&args),
         Some(Command::Dump(args)) => crate::dump::run(&args),

@@ -167,8 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(End::Closed);
             }
             if !more {
-                self.account(self.framer.held_bytes());
-                return Ok(());
+                return self.check_held();
             }
         }
     }
@@ -200,12 +199,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             match event {
                 Event::Read(n) => break n,
-                Event::Arrived(arrival) => self.push(arrival).await?,
+                Event::Arrived(arrival) => {
+                    let before = self.framer.held_bytes();
+                    self.push(arrival).await?;
+                    // Requests that came while it wrote are in the framer already: the socket
+                    // has nothing more to say about them.
+                    match self.framer.held_bytes().saturating_sub(before) {
+                        0 => {}
+                        n => break n,
+                    }
+                }
             }
         };
         if n == 0 {
             return Err(End::Closed);
         }
+        self.check_held()
+    }
+
+    /// Ends the connection that makes all together hold too much. Looked at after a read, and after
+    /// what was read is cut into arguments, which take more than their bytes.
+    fn check_held(&mut self) -> Result<(), End> {
         let held = self.framer.held_bytes();
         let total = self.account(held);
         if total > self.context.settings.network.request_memory_bytes && held > HELD_FREE_BYTES {
@@ -342,7 +356,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             | Request::SubscribePartitions(_)
             | Request::Acknowledge(..)
             | Request::Unsubscribe(_) => {
-                self.following.perform(request, protocol, &self.context.database).await
+                Box::pin(self.following.perform(request, protocol, &self.context.database)).await
             }
             request => {
                 let resets = matches!(request, Request::Reset);
@@ -388,7 +402,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.context.database.append_run(self.order, transactions).await
         } else {
             let (database, order) = (self.context.database.clone(), self.order);
-            self.meanwhile(database.append_run(order, transactions), false).await?
+            let mut results = Box::pin(database.append_run(order, transactions));
+            self.meanwhile(results.as_mut(), false).await?
         };
         let mut results = results.into_iter();
         for answer in answers {
@@ -424,12 +439,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // What is answered already must not wait for what may take for ever.
             self.flush().await?;
             let context = self.context.clone();
-            let answer = async move {
+            // Few wait so, and every connection would have room for it.
+            let mut answer = Box::pin(async move {
                 let mut out = BytesMut::new();
                 context.answer(first, protocol, &mut out).await;
                 out
-            };
-            let answer = self.meanwhile(answer, blocks).await?;
+            });
+            let answer = self.meanwhile(answer.as_mut(), blocks).await?;
             self.socket.out.extend_from_slice(&answer);
             return Ok(());
         }

@@ -18,22 +18,19 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::connect_args::ConnectArgs;
 use crate::wire_client::ClientError;
 use sender::{Failure, Sender, Settings};
 
 /// Arguments of `actadb import`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = LINES_HELP)]
 pub struct ImportArgs {
-    /// JSON lines: {"stream","name","payload","metadata"?,"event_id"?,"timestamp"?,
-    /// "partition_key"?}; - is standard input
+    /// JSON lines; - is standard input
     #[arg(default_value = "-")]
     pub file: String,
-    /// Address of the server
-    #[arg(long, default_value = "127.0.0.1:9090", value_name = "HOST:PORT")]
-    pub address: String,
-    /// Password of the server
-    #[arg(long)]
-    pub password: Option<String>,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
     /// Bytes of events sent and not yet answered at most; a larger event goes alone
     #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
     pub batch: usize,
@@ -44,6 +41,20 @@ pub struct ImportArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// What the lines are; `actadb export` writes the same.
+const LINES_HELP: &str = "\
+A line is a JSON object:
+  stream, name      texts
+  payload           a string is its bytes; any other value is its JSON text without spaces
+  payload_base64    instead of payload: bytes that are no text
+  metadata, metadata_base64   the same, optional
+  event_id          optional UUID; one is derived from the event when it is missing
+  timestamp         optional, milliseconds since 1970
+  partition_key     optional UUID; the stream's default key when it is missing
+  transaction       optional text; consecutive lines with the same one are appended together, all
+                    or none; they need the same partition_key
+  partition, sequence, version   where export and tail found the event; not looked at";
 
 /// Why an import did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +108,8 @@ async fn import(args: &ImportArgs) -> Result<Summary, ImportError> {
     }
     let (input, bytes) = open(&args.file)?;
     let settings = Settings {
-        address: args.address.clone(),
-        password: args.password.clone(),
+        address: args.connect.address.clone(),
+        password: args.connect.password(),
         depth: args.depth,
         bytes: args.batch,
     };

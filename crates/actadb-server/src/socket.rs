@@ -13,8 +13,11 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-/// Room for a read from the socket.
-const READ_BYTES: usize = 16 << 10;
+/// Room for a read from the socket, until reads fill it: most connections send little at a time,
+/// and ten thousand of them have this much each.
+const READ_BYTES_MIN: usize = 1 << 10;
+/// Room for a read when reads fill it.
+const READ_BYTES_MAX: usize = 16 << 10;
 /// A client must take this much, or all, within its patience.
 const PROGRESS_BYTES: usize = 64 << 10;
 /// Buffers that grew past this are given back when they are empty.
@@ -27,6 +30,8 @@ pub struct Socket<S> {
     /// Replies to be written.
     pub out: BytesMut,
     patience: Duration,
+    /// Room for the next read.
+    room: usize,
     /// The client has shut its side down.
     ended: bool,
 }
@@ -39,7 +44,7 @@ enum Moved {
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// A socket whose client is closed when it takes too little of its replies within `patience`.
     pub fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, out: BytesMut::new(), patience, ended: false }
+        Self { stream, out: BytesMut::new(), patience, room: READ_BYTES_MIN, ended: false }
     }
 
     /// Waits for bytes and reads all that are ready, about up to `limit`; 0 at the end.
@@ -59,12 +64,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             *buffer = BytesMut::new();
         }
         // Grow with what arrives, not with what is announced.
-        buffer.reserve(wants.min(buffer.len()).max(READ_BYTES));
+        buffer.reserve(wants.min(buffer.len()).max(self.room));
         let mut all = self.stream.read_buf(buffer).await?;
         self.ended = all == 0;
         // A read that filled the room may have left something.
         while !self.ended && buffer.len() == buffer.capacity() && buffer.len() < limit {
-            buffer.reserve(buffer.len().max(READ_BYTES));
+            self.room = (self.room * 2).min(READ_BYTES_MAX);
+            buffer.reserve(buffer.len().max(self.room));
             let more = poll_fn(|cx| Poll::Ready(self.poll_read(cx, buffer))).await;
             match more {
                 Poll::Ready(n) => {
@@ -141,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if self.ended || buffer.len() >= limit {
             return Poll::Pending;
         }
-        buffer.reserve(READ_BYTES);
+        buffer.reserve(self.room);
         self.poll_read(cx, buffer).map(Moved::Read)
     }
 

@@ -1,8 +1,10 @@
 //! A small RESP client for our own tools: pipelines, both protocols' replies, few allocations.
 
 mod decoder;
+mod event;
 
 pub use decoder::{BadReply, Decoder, Skimmed, Value};
+pub use event::{WireEvent, base64};
 
 use std::io;
 use std::time::Duration;
@@ -225,6 +227,21 @@ impl WireClient {
             Ok(0) => Err(ClientError::Closed { address: self.address.clone() }),
             Ok(_) => Ok(()),
             Err(source) => Err(ClientError::Lost { address: self.address.clone(), source }),
+        }
+    }
+
+    /// Looks whether the connection still stands, without waiting. A connection that is idle for
+    /// long is best asked before a command is sent that must not be sent twice.
+    ///
+    /// # Errors
+    /// When the connection is lost, as far as this side has heard.
+    pub async fn check(&mut self) -> Result<(), ClientError> {
+        // Lets the runtime hear what the system knows.
+        tokio::task::yield_now().await;
+        tokio::select! {
+            biased;
+            moved = self.exchange() => moved,
+            () = std::future::ready(()) => Ok(()),
         }
     }
 }

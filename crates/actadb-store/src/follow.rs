@@ -54,9 +54,10 @@ pub enum Reach {
 /// Events, each with the index of its source.
 pub type FoundEvents = Vec<(usize, Event)>;
 
+/// Small: a subscription to everything has one per partition.
 #[derive(Debug)]
 struct Lane {
-    source: usize,
+    source: u32,
     partition: PartitionId,
     /// It has been read to its end once.
     caught_up: bool,
@@ -90,6 +91,8 @@ impl Follower {
         for (source, what) in sources {
             match what {
                 Source::Partition(partition) => {
+                    // As many as there are partitions, at the most.
+                    let source = source as u32;
                     follower.lanes.push(Lane { source, partition, caught_up: false });
                 }
                 Source::Stream(stream, partition) => follower.streams.push(Stream {
@@ -101,6 +104,9 @@ impl Follower {
                 }),
             }
         }
+        // They never grow, and there may be ten thousand followers.
+        follower.lanes.shrink_to_fit();
+        follower.streams.shrink_to_fit();
         follower
     }
 
@@ -146,12 +152,13 @@ impl Follower {
         let mut behind: Vec<Behind> = Vec::new();
         for lane in &mut self.lanes {
             let watermark = self.reader.next_sequence(lane.partition);
+            let source = lane.source as usize;
             let position = match lane.caught_up && made(Mistake::SkipAtHandOver) {
-                true => positions[lane.source].max(watermark.saturating_sub(1)),
-                false => positions[lane.source],
+                true => positions[source].max(watermark.saturating_sub(1)),
+                false => positions[source],
             };
             if position < watermark {
-                let (source, partition) = (lane.source, lane.partition);
+                let partition = lane.partition;
                 behind.push(Behind { source, partition, position, watermark });
             } else {
                 lane.caught_up = true;

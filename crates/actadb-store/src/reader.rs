@@ -287,9 +287,9 @@ impl Reader {
         Ok(owner)
     }
 
-    /// Shows `visit` the committed events of a stream within the bounds, from a segment on, in order
-    /// and each with the number of its segment, until it breaks. The count of `scan` tells how many
-    /// are wanted, roughly.
+    /// Shows `visit` the committed events of a stream within the bounds, from a segment on, in
+    /// order and each with the number of its segment, until it breaks. The count of `scan` tells
+    /// how many are wanted, roughly.
     pub(crate) fn visit_stream(
         &self,
         stream: &str,

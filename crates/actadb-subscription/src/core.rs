@@ -1,6 +1,6 @@
 //! The subscription core: one `step`, no waiting.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use actadb_model::limits::PROGRESS_NS;
 use actadb_model::probe::{Mistake, made};
@@ -74,13 +74,13 @@ pub struct SubscriptionCore {
     looked_at: Option<u64>,
     /// The highest cursor told to the reader.
     told: Option<u64>,
-    /// Events skipped since the reader heard anything, and when the first of them was.
+    /// Events skipped of which the reader has not heard, and when the first of them was.
     skipped: Option<(u64, u64)>,
     /// A progress is on its way beside the phase.
     progress_passing: bool,
-    /// Sources that moved since the last progress.
-    moved: Vec<usize>,
-    has_moved: Vec<bool>,
+    /// Sources in which events were skipped since the reader last heard where they stand: by a
+    /// progress, or by an event of theirs.
+    untold: BTreeSet<usize>,
 }
 
 impl SubscriptionCore {
@@ -90,7 +90,6 @@ impl SubscriptionCore {
         Self {
             sources: start.sources,
             counts: start.counts || start.positions.len() != 1,
-            has_moved: vec![false; start.positions.len()],
             positions: start.positions,
             window: start.window,
             filter: start.filter,
@@ -103,7 +102,7 @@ impl SubscriptionCore {
             told: None,
             skipped: None,
             progress_passing: false,
-            moved: Vec::new(),
+            untold: BTreeSet::new(),
         }
     }
 
@@ -207,11 +206,16 @@ impl SubscriptionCore {
                 self.unacknowledged.push_back(cursor);
             }
             if takes {
-                self.skipped = None;
                 self.told = Some(cursor);
                 deliveries.push(Delivery { cursor, event });
+                // The reader knows now where this source stands, and nothing of the others.
+                self.untold.remove(&source);
+                if self.untold.is_empty() {
+                    self.skipped = None;
+                }
                 continue;
             }
+            self.untold.insert(source);
             let (skipped, since_ns) = self.skipped.unwrap_or((0, now.mono_ns));
             self.skipped = Some((skipped + 1, since_ns));
             if skipped + 1 >= self.progress_events {
@@ -235,9 +239,6 @@ impl SubscriptionCore {
         let next = &mut self.positions[source];
         assert_eq!(position, *next, "source {source} goes on without a gap");
         *next += 1;
-        if !std::mem::replace(&mut self.has_moved[source], true) {
-            self.moved.push(source);
-        }
         let cursor = if self.counts { self.next_count } else { position };
         self.next_count += 1;
         self.looked_at = Some(cursor);
@@ -248,12 +249,8 @@ impl SubscriptionCore {
         self.skipped = None;
         let Some(cursor) = self.looked_at else { return };
         self.told = Some(cursor);
-        self.moved.sort_unstable();
-        let positions = self.moved.drain(..).map(|source| {
-            self.has_moved[source] = false;
-            (source, self.positions[source])
-        });
-        let positions = positions.collect();
+        let untold = std::mem::take(&mut self.untold).into_iter();
+        let positions = untold.map(|source| (source, self.positions[source])).collect();
         out.push(Output::Progress { cursor, positions });
     }
 }

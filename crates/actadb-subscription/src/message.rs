@@ -52,7 +52,7 @@ pub enum Output {
     Progress {
         /// The cursor of the last event looked at.
         cursor: u64,
-        /// Sources that moved since the last progress, each with its next position.
+        /// Sources of whose skipped events the reader has not heard, each with its next position.
         positions: Vec<(usize, u64)>,
     },
     /// The acknowledgement is taken.

@@ -20,7 +20,7 @@ use crate::bells::{Bell, HungBell, Place};
 use crate::database::Database;
 use crate::error::ReadError;
 use crate::reads::{ReadPartition, ReadStream};
-use crate::subscription_actor::{Ending, SubscriptionActor, Work};
+use crate::subscription_actor::{Ending, Names, Parts, SubscriptionActor, Work};
 use crate::subscriptions::{
     Counted, From, Inlet, Outlet, Subscribe, SubscribeError, Subscription, SubscriptionHandle,
     Topics,
@@ -65,7 +65,9 @@ impl Database {
             let bucket = self.partitioning().bucket_of(source.partition());
             of_buckets.entry(bucket).or_default().push((at, source));
         }
-        let (mut followers, mut hung) = (VecDeque::new(), Vec::new());
+        let buckets = of_buckets.len();
+        let mut followers = VecDeque::with_capacity(buckets);
+        let mut hung = Vec::with_capacity(buckets);
         for of_bucket in of_buckets.into_values() {
             let Some((_, first)) = of_bucket.first() else { continue };
             let partition = first.partition();
@@ -74,10 +76,10 @@ impl Database {
         }
         let id = Uuid::new_v4();
         let inner = &self.inner;
-        let actor = SubscriptionActor {
+        let parts = Parts {
             core: SubscriptionCore::new(start),
-            sources,
-            buckets: followers.len(),
+            names: Names::of(&sources),
+            buckets,
             followers,
             bell,
             _hung: hung,
@@ -93,6 +95,7 @@ impl Database {
             seen: 0,
             acked: Ok(()),
         };
+        let actor = SubscriptionActor(Box::new(parts));
         let mailbox = mailbox::bounded(MAILBOX_SIZE);
         let actor =
             SubscriptionActor::spawn_link_with_mailbox(&inner.subscriptions, actor, mailbox).await;

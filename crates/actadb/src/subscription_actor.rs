@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use actadb_model::ids::PartitionId;
+use actadb_model::names::StreamId;
 use actadb_store::error::ReadError as StoreError;
 use actadb_store::follow::{Follower, FoundEvents, Reach, Source};
 use actadb_subscription::core::SubscriptionCore;
@@ -48,11 +50,15 @@ impl Drop for Ending {
     }
 }
 
+/// The actor. What it is made of lies apart: an actor is moved through the futures that run it, and
+/// each of them would have room for it, ten thousand times.
+#[derive(Debug)]
+pub(crate) struct SubscriptionActor(pub(crate) Box<Parts>);
+
 /// What a subscription actor is made of.
-pub(crate) struct SubscriptionActor {
+pub(crate) struct Parts {
     pub(crate) core: SubscriptionCore,
-    /// By index of the source, as the core counts them.
-    pub(crate) sources: Vec<Source>,
+    pub(crate) names: Names,
     /// One per bucket; a job has its own away.
     pub(crate) followers: VecDeque<Follower>,
     pub(crate) buckets: usize,
@@ -73,6 +79,35 @@ pub(crate) struct SubscriptionActor {
     pub(crate) acked: Result<(), AheadOfSent>,
 }
 
+/// What the sources are, by the index that the core knows them by. Small: ten thousand
+/// subscriptions may each follow all partitions.
+pub(crate) enum Names {
+    /// Partitions.
+    Partitions(Box<[PartitionId]>),
+    /// Streams, each with its partition.
+    Streams(Box<[(StreamId, PartitionId)]>),
+}
+
+impl Names {
+    pub(crate) fn of(sources: &[Source]) -> Self {
+        let stream = |source: &Source| match source {
+            Source::Stream(stream, partition) => Some((stream.clone(), *partition)),
+            Source::Partition(_) => None,
+        };
+        match sources.iter().map(stream).collect() {
+            Some(streams) => Self::Streams(streams),
+            None => Self::Partitions(sources.iter().map(Source::partition).collect()),
+        }
+    }
+
+    fn source(&self, at: usize) -> Source {
+        match self {
+            Self::Partitions(partitions) => Source::Partition(partitions[at]),
+            Self::Streams(streams) => Source::Stream(streams[at].0.clone(), streams[at].1),
+        }
+    }
+}
+
 /// What it is doing for its core.
 pub(crate) enum Work {
     /// Nothing: the core waits for something else.
@@ -85,13 +120,13 @@ pub(crate) enum Work {
     Wait,
 }
 
-impl std::fmt::Debug for SubscriptionActor {
+impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SubscriptionActor({})", self.ending.id)
+        write!(f, "Subscription({})", self.ending.id)
     }
 }
 
-impl SubscriptionActor {
+impl Parts {
     fn step(&mut self, input: Input) {
         let mut outputs = Vec::new();
         self.core.step(self.clock.now(), input, &mut outputs);
@@ -109,7 +144,7 @@ impl SubscriptionActor {
                 }
                 Output::Progress { cursor, positions } => {
                     let named =
-                        positions.into_iter().map(|(at, next)| (self.sources[at].clone(), next));
+                        positions.into_iter().map(|(at, next)| (self.names.source(at), next));
                     let positions = named.collect();
                     self.queue.push_back(Notice::Progress { cursor, positions });
                 }
@@ -159,6 +194,51 @@ impl SubscriptionActor {
         self.found(follower, found, left);
         Ok(())
     }
+
+    /// Works until there is a message; `None` when the subscription has ended by itself.
+    async fn next(
+        &mut self,
+        mailbox: &mut MailboxReceiver<SubscriptionActor>,
+    ) -> Option<Signal<SubscriptionActor>> {
+        let reason = loop {
+            if let Work::Read(left) = self.work {
+                // Reading from memory never waits; others want their turn all the same.
+                tokio::task::consume_budget().await;
+                match self.read(left) {
+                    Ok(()) => continue,
+                    Err(error) => break EndReason::Read(error.into()),
+                }
+            }
+            let wake = self.core.wake_at().map(|at| self.clock.at(at));
+            let tick = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            let waits = matches!(self.work, Work::Wait);
+            let queued = !self.queue.is_empty();
+            tokio::select! {
+                biased;
+                signal = mailbox.recv() => return signal,
+                () = stop(&mut self.stopping) => break EndReason::Stopping,
+                () = pass_on(self.ending.id, &mut self.queue, &self.outlet), if queued => {
+                    if self.queue.is_empty() {
+                        self.step(Input::Passed);
+                    }
+                }
+                (done, left) = job(&mut self.work) => {
+                    if let Err(reason) = self.job_done(done, left) {
+                        break reason;
+                    }
+                }
+                () = self.bell.moved_from(self.seen), if waits => self.step(Input::Moved),
+                () = tick => self.step(Input::Tick),
+            }
+        };
+        self.ending.reason = Some(reason);
+        None
+    }
 }
 
 /// Passes on one notice when there is room for it.
@@ -191,7 +271,7 @@ impl Actor for SubscriptionActor {
     type Error = Infallible;
 
     async fn on_start(mut args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
-        args.step(Input::Begin);
+        args.0.step(Input::Begin);
         Ok(args)
     }
 
@@ -200,44 +280,7 @@ impl Actor for SubscriptionActor {
         _: WeakActorRef<Self>,
         mailbox: &mut MailboxReceiver<Self>,
     ) -> Result<Option<Signal<Self>>, Infallible> {
-        let reason = loop {
-            if let Work::Read(left) = self.work {
-                // Reading from memory never waits; others want their turn all the same.
-                tokio::task::consume_budget().await;
-                match self.read(left) {
-                    Ok(()) => continue,
-                    Err(error) => break EndReason::Read(error.into()),
-                }
-            }
-            let wake = self.core.wake_at().map(|at| self.clock.at(at));
-            let tick = async {
-                match wake {
-                    Some(at) => sleep_until(at).await,
-                    None => pending().await,
-                }
-            };
-            let waits = matches!(self.work, Work::Wait);
-            let queued = !self.queue.is_empty();
-            tokio::select! {
-                biased;
-                signal = mailbox.recv() => return Ok(signal),
-                () = stop(&mut self.stopping) => break EndReason::Stopping,
-                () = pass_on(self.ending.id, &mut self.queue, &self.outlet), if queued => {
-                    if self.queue.is_empty() {
-                        self.step(Input::Passed);
-                    }
-                }
-                (done, left) = job(&mut self.work) => {
-                    if let Err(reason) = self.job_done(done, left) {
-                        break reason;
-                    }
-                }
-                () = self.bell.moved_from(self.seen), if waits => self.step(Input::Moved),
-                () = tick => self.step(Input::Tick),
-            }
-        };
-        self.ending.reason = Some(reason);
-        Ok(None)
+        Ok(self.0.next(mailbox).await)
     }
 }
 
@@ -249,8 +292,8 @@ impl Message<Ack> for SubscriptionActor {
         Ack(cursor): Ack,
         _: &mut Context<Self, Self::Reply>,
     ) -> Self::Reply {
-        self.step(Input::Ack(cursor));
-        self.acked
+        self.0.step(Input::Ack(cursor));
+        self.0.acked
     }
 }
 
@@ -263,6 +306,6 @@ impl Message<Panic> for SubscriptionActor {
     type Reply = ();
 
     async fn handle(&mut self, _: Panic, _: &mut Context<Self, ()>) {
-        panic!("injected into subscription {}", self.ending.id);
+        panic!("injected into subscription {}", self.0.ending.id);
     }
 }

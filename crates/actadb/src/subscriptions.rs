@@ -142,8 +142,8 @@ pub enum Notice {
     Progress {
         /// Cursor of the last event looked at; it can be acknowledged.
         cursor: u64,
-        /// Streams or partitions that moved since the last progress, each with the position of
-        /// its next event.
+        /// Streams or partitions in which events were skipped since the reader last heard where
+        /// they stand, each with the position of its next event.
         positions: Vec<(Source, u64)>,
     },
 }

@@ -20,7 +20,7 @@ def slug(name, email):
 
 def table_of_git(repository):
     command = ["git", "-c", "safe.directory=*", "-C", repository, "log", "--no-color", "--numstat",
-               "--no-renames", "--date=format-local:%G-W%V", "--format=%x00%an%x1f%ae%x1f%ad"]
+               "--date=format-local:%G-W%V", "--format=%x00%an%x1f%ae%x1f%ad"]
     log = subprocess.run(command, env={**os.environ, "TZ": "UTC"}, check=True,
                          capture_output=True).stdout.decode(errors="replace")
     table = collections.defaultdict(lambda: [0, 0, 0])

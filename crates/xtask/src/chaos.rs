@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod faults;
+mod followers;
 mod kth_sync;
 mod layout;
 mod load;
@@ -90,6 +91,16 @@ const PARTS: &[(&str, &str, Run)] = &[
         Seeded(lost::run),
     ),
     ("newer-format", "files of a newer format are refused and left alone", Seeded(newer::run)),
+    (
+        "idle-followers",
+        "10,000 idle subscriptions, and 5,000 reads that wait: memory, CPU, and that they go",
+        Fixed(followers::idle),
+    ),
+    (
+        "slow-consumer",
+        "a consumer that takes half of what is appended, for a minute",
+        Fixed(followers::slow),
+    ),
     ("terminate", "SIGTERM under load ends within 10 s", Fixed(crash::terminate_under_load)),
 ];
 

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("actadb-replica", 20),
     ("actadb-subscription", 20),
     ("actadb-store", 30),
+    ("actadb-client", 30),
     ("actadb-bucket", 40),
     ("actadb", 50),
     ("actadb-sim", 50),

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use actadb::model::ids::PartitionKey;
 use actadb::model::limits::TIMESTAMP_MAX_MS;
 use actadb::model::names::{BadName, EventName, StreamId};
-use serde::Deserialize;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -23,6 +25,8 @@ pub(super) struct Event {
     pub(super) key: PartitionKey,
     /// Whether the key is another than the stream's default.
     pub(super) own_key: bool,
+    /// What the lines of its transaction have in common, when it is not alone.
+    pub(super) transaction: Option<String>,
 }
 
 /// Why a line is not an event.
@@ -47,6 +51,23 @@ pub(super) enum BadLine {
         /// What was given.
         got: String,
     },
+    /// No payload, or no way to tell which.
+    #[error("missing field `payload` (or `payload_base64`)")]
+    NoPayload,
+    /// The same content in two fields.
+    #[error("{field} and {field}_base64 exclude each other")]
+    Twice {
+        /// The field.
+        field: &'static str,
+    },
+    /// Bytes that are not base64.
+    #[error("{field}_base64 must be base64: {source}")]
+    Base64 {
+        /// The field.
+        field: &'static str,
+        /// What is wrong.
+        source: base64::DecodeError,
+    },
     /// A timestamp that cannot be milliseconds.
     #[error("timestamp must be milliseconds since 1970 (at most {TIMESTAMP_MAX_MS}), got {0}")]
     Timestamp(u64),
@@ -68,16 +89,34 @@ struct Fields<'a> {
     stream: Cow<'a, str>,
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(borrow)]
-    payload: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "some")]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    payload_base64: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    metadata_base64: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     event_id: Option<Cow<'a, str>>,
     #[serde(default)]
     timestamp: Option<u64>,
     #[serde(borrow, default)]
     partition_key: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    transaction: Option<Cow<'a, str>>,
+    // Where an event stood; `actadb export` and `actadb tail` tell it, the server decides anew.
+    #[serde(default, rename = "partition")]
+    _partition: Option<u64>,
+    #[serde(default, rename = "sequence")]
+    _sequence: Option<u64>,
+    #[serde(default, rename = "version")]
+    _version: Option<u64>,
+}
+
+/// A value that is there, `null` included: as a payload that is four letters.
+fn some<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
 }
 
 impl Event {
@@ -95,11 +134,14 @@ impl Event {
             return Err(BadLine::Timestamp(late));
         }
         Ok(Self {
-            payload: content(fields.payload)?,
-            metadata: fields.metadata.map_or(Ok(Vec::new()), content)?,
+            payload: either("payload", fields.payload, fields.payload_base64.as_deref())?
+                .ok_or(BadLine::NoPayload)?,
+            metadata: either("metadata", fields.metadata, fields.metadata_base64.as_deref())?
+                .unwrap_or_default(),
             id: fields.event_id.map(|text| uuid("event_id", &text)).transpose()?,
             timestamp_ms: fields.timestamp,
             own_key: key != default_key,
+            transaction: fields.transaction.map(Cow::into_owned),
             stream,
             name,
             key,
@@ -110,6 +152,23 @@ impl Event {
 fn uuid(field: &'static str, text: &str) -> Result<Uuid, BadLine> {
     let got = || text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
     Uuid::try_parse(text).map_err(|_| BadLine::Uuid { field, got: got() })
+}
+
+/// The bytes of a field, or of its sister in base64.
+fn either(
+    field: &'static str,
+    value: Option<&RawValue>,
+    base64: Option<&str>,
+) -> Result<Option<Vec<u8>>, BadLine> {
+    match (value, base64) {
+        (Some(_), Some(_)) => Err(BadLine::Twice { field }),
+        (Some(value), None) => content(value).map(Some),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text);
+            bytes.map(Some).map_err(|source| BadLine::Base64 { field, source })
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 /// The bytes of a string, or the text of any other value without its spaces.
@@ -169,10 +228,19 @@ mod tests {
     fn optional_fields_may_be_null_or_missing() {
         let bare = r#"{"stream":"s","name":"n","payload":""}"#;
         let nulls = r#"{"stream":"s","name":"n","payload":"","metadata":null,"event_id":null,
-            "timestamp":null,"partition_key":null}"#;
+            "timestamp":null,"partition_key":null,"payload_base64":null,"metadata_base64":null,
+            "transaction":null,"partition":7,"sequence":8,"version":9}"#;
         let event = Event::parse(bare.as_bytes()).unwrap();
         assert_eq!(event, Event::parse(nulls.as_bytes()).unwrap());
         assert!(!event.own_key && event.metadata.is_empty());
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_as_base64() {
+        let line = r#"{"stream":"s","name":"n","payload_base64":"AP8=","metadata_base64":""}"#;
+        let event = Event::parse(line.as_bytes()).unwrap();
+        assert_eq!(event.payload, [0, 255]);
+        assert!(event.metadata.is_empty());
     }
 
     #[test]
@@ -194,6 +262,11 @@ mod tests {
                 "timestamp must be milliseconds",
             ),
             (r#"{"stream":"s","name":"n","payload":"\ud800"}"#, "column"),
+            (r#"{"stream":"s","name":"n","payload_base64":"?"}"#, "payload_base64 must be base64"),
+            (
+                r#"{"stream":"s","name":"n","payload":"","payload_base64":""}"#,
+                "payload and payload_base64 exclude each other",
+            ),
         ] {
             let text = error(line);
             assert!(text.contains(words), "{line}: {text}");

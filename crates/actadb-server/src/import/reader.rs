@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::thread;
 
+use actadb::model::limits::TRANSACTION_MAX_EVENTS;
 use tokio::sync::mpsc;
 
 use super::identity::Identities;
@@ -19,15 +20,22 @@ const CHUNKS: usize = 4;
 /// Longest line, in bytes: the largest event with every byte written as `\u00xx`.
 const LINE_MAX_BYTES: u64 = 128 << 20;
 
-/// An event ready to be sent.
+/// What is appended together: one event, or the events of one transaction.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
-    /// Its line, from 1.
+    /// Its first line, from 1.
     pub(super) line: u64,
-    /// Its place among the events, from 0.
+    /// The place of its first event among the events, from 0.
     pub(super) ordinal: u64,
-    /// Bytes of its line.
+    /// Bytes of its lines.
     pub(super) line_bytes: u64,
+    /// At least one; of one partition key.
+    pub(super) events: Vec<Item>,
+}
+
+/// An event ready to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
     pub(super) id: uuid::Uuid,
     pub(super) event: Event,
     /// The lowest version given to a later event of its stream while this one had failed.
@@ -57,6 +65,18 @@ pub(super) enum InputError {
     /// A line that is no event.
     #[error(transparent)]
     Line(#[from] BadLine),
+    /// A line of a transaction that cannot be part of it.
+    #[error(
+        "the lines of a transaction must have one partition_key, and streams have different \
+             ones by default: give each line the same partition_key"
+    )]
+    OtherKey,
+    /// A transaction without end.
+    #[error(
+        "a transaction must have at most {TRANSACTION_MAX_EVENTS} events in {LINE_MAX_BYTES} \
+             bytes of lines"
+    )]
+    LongTransaction,
     /// A line without end.
     #[error("a line must be at most {LINE_MAX_BYTES} bytes; is the input JSON lines?")]
     TooLong,
@@ -98,12 +118,21 @@ struct Lines<R> {
     line: u64,
     events: u64,
     text: Vec<u8>,
+    /// A transaction that the next line may go on with.
+    open: Option<Record>,
 }
 
 impl<R: Read> Lines<R> {
     fn new(input: R) -> Self {
         let input = BufReader::with_capacity(BUFFER_BYTES, input);
-        Self { input, identities: Identities::default(), line: 0, events: 0, text: Vec::new() }
+        Self {
+            input,
+            identities: Identities::default(),
+            line: 0,
+            events: 0,
+            text: Vec::new(),
+            open: None,
+        }
     }
 
     /// The next events; none at the end. With an error, those before it.
@@ -129,7 +158,10 @@ impl<R: Read> Lines<R> {
         self.text.clear();
         let mut limited = (&mut self.input).take(LINE_MAX_BYTES);
         let length = match limited.read_until(b'\n', &mut self.text) {
-            Ok(0) => return Ok(0),
+            Ok(0) => {
+                chunk.records.extend(self.open.take());
+                return Ok(0);
+            }
             read => {
                 self.line += 1;
                 chunk.lines += 1;
@@ -149,17 +181,40 @@ impl<R: Read> Lines<R> {
             let event = Event::parse(text)?;
             let identity = self.identities.of(&event);
             chunk.ids_adjusted += u64::from(identity.adjusted);
-            chunk.records.push(Record {
-                line: self.line,
-                ordinal: self.events,
-                line_bytes: length as u64,
-                id: identity.id,
-                event,
-                overtaken: None,
-            });
-            self.events += 1;
+            self.put(Item { id: identity.id, event, overtaken: None }, length as u64, chunk)?;
         }
         Ok(length)
+    }
+
+    /// Puts an event where it belongs: to the open transaction, or behind it.
+    fn put(&mut self, item: Item, line_bytes: u64, chunk: &mut Chunk) -> Result<(), InputError> {
+        if let Some(open) = &mut self.open
+            && let Some(first) = open.events.first()
+            && item.event.transaction.is_some()
+            && first.event.transaction == item.event.transaction
+        {
+            if first.event.key != item.event.key {
+                return Err(InputError::OtherKey);
+            }
+            open.line_bytes += line_bytes;
+            open.events.push(item);
+            if open.events.len() > TRANSACTION_MAX_EVENTS || open.line_bytes > LINE_MAX_BYTES {
+                return Err(InputError::LongTransaction);
+            }
+            self.events += 1;
+            return Ok(());
+        }
+        chunk.records.extend(self.open.take());
+        let alone = item.event.transaction.is_none();
+        let (line, ordinal) = (self.line, self.events);
+        let record = Record { line, ordinal, line_bytes, events: vec![item] };
+        self.events += 1;
+        if alone {
+            chunk.records.push(record);
+        } else {
+            self.open = Some(record);
+        }
+        Ok(())
     }
 }
 
@@ -177,7 +232,7 @@ mod tests {
         assert!(outcome.is_ok());
         let places: Vec<_> = chunk.records.iter().map(|r| (r.line, r.ordinal)).collect();
         assert_eq!(places, [(1, 0), (4, 1)]);
-        assert_ne!(chunk.records[0].id, chunk.records[1].id);
+        assert_ne!(chunk.records[0].events[0].id, chunk.records[1].events[0].id);
         assert_eq!(chunk.lines, 4);
         assert_eq!(lines.next_chunk().0.lines, 0);
     }
@@ -189,6 +244,40 @@ mod tests {
         let (chunk, outcome) = lines.next_chunk();
         assert_eq!((chunk.records.len(), lines.line), (2, 3));
         assert!(matches!(outcome, Err(InputError::Line(_))));
+    }
+
+    #[test]
+    fn lines_of_one_transaction_are_one_record_across_chunks() {
+        let line = |transaction: &str, stream: &str| {
+            format!(
+                r#"{{"stream":"{stream}","name":"n","payload":"","transaction":{transaction},
+                "partition_key":"b5caaf75-d5ce-5289-a5cb-29de88f7c202"}}"#
+            )
+            .replace('\n', " ")
+        };
+        let mut input = LINE.to_owned() + "\n";
+        for n in 0..CHUNK_EVENTS {
+            input.push_str(&(line("\"a\"", &n.to_string()) + "\n"));
+        }
+        for transaction in ["\"b\"", "\"b\"", "null", "\"b\"", "\"c\""] {
+            input.push_str(&(line(transaction, "s") + "\n\n"));
+        }
+        let mut lines = Lines::new(input.as_bytes());
+        let mut sizes = Vec::new();
+        loop {
+            let (chunk, outcome) = lines.next_chunk();
+            assert!(outcome.is_ok());
+            sizes.extend(chunk.records.iter().map(|record| (record.ordinal, record.events.len())));
+            if chunk.lines == 0 {
+                break;
+            }
+        }
+        assert_eq!(sizes, [(0, 1), (1, 64), (65, 2), (67, 1), (68, 1), (69, 1)]);
+        let other = line("\"a\"", "s").replace("b5caaf75", "c5caaf75");
+        let input = format!("{}\n{other}\n", line("\"a\"", "s"));
+        let (chunk, outcome) = Lines::new(input.as_bytes()).next_chunk();
+        assert!(chunk.records.is_empty(), "half a transaction is none");
+        assert!(matches!(outcome, Err(InputError::OtherKey)));
     }
 
     #[test]

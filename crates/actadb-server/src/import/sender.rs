@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::reader::{BadInput, Chunk, Record};
+use super::line::Event;
+use super::reader::{BadInput, Chunk, Item, Record};
 use super::versions::{Versions, stream_of};
 use crate::wire_client::{ClientError, Digits, Value, WireClient, put_command};
 
@@ -177,7 +178,11 @@ impl Sender {
     /// Whether the next event cannot be sent yet.
     fn must_ask(&self) -> bool {
         let next = self.pending.front();
-        next.is_some_and(|next| self.client.is_none() || !self.versions.knows(&next.event))
+        next.is_some_and(|next| self.client.is_none() || !self.knows(next))
+    }
+
+    fn knows(&self, record: &Record) -> bool {
+        record.events.iter().all(|item| self.versions.knows(&item.event))
     }
 
     fn may_send(&self) -> bool {
@@ -190,9 +195,10 @@ impl Sender {
         while self.may_send()
             && let Some(client) = &mut self.client
             && let Some(record) = self.pending.front()
-            && let Some(expected) = self.versions.sent(&record.event)
+            && record.events.iter().all(|item| self.versions.knows(&item.event))
             && let Some(record) = self.pending.pop_front()
         {
+            let expected = record.events.iter().filter_map(|item| self.versions.sent(&item.event));
             put_append(client.out(), &record, expected);
             self.pending_bytes -= size(&record);
             self.window_bytes += size(&record);
@@ -230,7 +236,8 @@ impl Sender {
             }
             Some(Ok(chunk)) => {
                 self.counts.lines += chunk.lines;
-                self.counts.events += chunk.records.len() as u64;
+                self.counts.events +=
+                    chunk.records.iter().map(|r| r.events.len() as u64).sum::<u64>();
                 self.counts.ids_adjusted += chunk.ids_adjusted;
                 if self.window.is_empty() && self.failed.is_empty() && self.pending.is_empty() {
                     // Waiting for input is no lack of progress.
@@ -254,38 +261,43 @@ impl Sender {
         }
     }
 
-    fn appended(&mut self, record: &Record, version: u64, bar: &ProgressBar) {
-        self.versions.answered(&record.event, version);
-        self.counts.appended += 1;
+    fn appended(&mut self, record: &Record, versions: &[u64], bar: &ProgressBar) {
+        let before = self.counts.appended;
+        self.counts.appended += record.events.len() as u64;
         self.progress = Instant::now();
         self.pause = None;
         bar.inc(record.line_bytes);
-        if self.counts.appended.is_multiple_of(4096) {
+        if before / 4096 != self.counts.appended / 4096 {
             bar.set_message(format!("{} events", self.counts.appended));
         }
-        let stream = stream_of(&record.event);
-        for earlier in self.failed.iter_mut().filter(|e| stream_of(&e.event) == stream) {
-            earlier.overtaken = Some(earlier.overtaken.map_or(version, |first| first.min(version)));
-        }
-        if record.overtaken.is_some_and(|later| version > later) && self.fatal.is_none() {
-            let text = format!(
-                "this event came to stand behind later ones of stream {}, because another client \
-                 appends to that stream at the same time; import it with --depth 1",
-                stream.0
-            );
-            self.fatal = Some((record.line, record.ordinal, text));
+        for (item, version) in record.events.iter().zip(versions.iter().copied()) {
+            self.versions.answered(&item.event, version);
+            let stream = stream_of(&item.event);
+            let failed = self.failed.iter_mut().flat_map(|record| &mut record.events);
+            for earlier in failed.filter(|earlier| stream_of(&earlier.event) == stream) {
+                let first = earlier.overtaken.map_or(version, |first| first.min(version));
+                earlier.overtaken = Some(first);
+            }
+            if item.overtaken.is_some_and(|later| version > later) && self.fatal.is_none() {
+                let text = format!(
+                    "this event came to stand behind later ones of stream {}, because another \
+                     client appends to that stream at the same time; import it with --depth 1",
+                    stream.0
+                );
+                self.fatal = Some((record.line, record.ordinal, text));
+            }
         }
     }
 
     fn answered(&mut self, reply: &Value, bar: &ProgressBar) {
         let Some(record) = self.window.pop_front() else { return };
         self.window_bytes -= size(&record);
-        if let Some(version) = reply.get("stream_version").and_then(Value::number) {
-            return self.appended(&record, version, bar);
+        if let Some(versions) = versions_of(reply, record.events.len()) {
+            return self.appended(&record, &versions, bar);
         }
         let text = match reply {
             Value::Error(text) => text.clone(),
-            other => format!("the server answered {other:?} to EAPPEND"),
+            other => format!("the server answered {other:?} to an append"),
         };
         match verdict(&text) {
             Verdict::Stop if self.fatal.is_none() => {
@@ -350,8 +362,10 @@ impl Sender {
                 WireClient::connect(address, password.as_deref()).await.map_err(words)?
             }
         };
-        let unknown = self.pending.iter().filter(|next| !self.versions.knows(&next.event));
-        let all = self.failed.iter().chain(unknown).map(|record| stream_of(&record.event));
+        let pending = self.pending.iter().flat_map(|record| &record.events);
+        let unknown = pending.filter(|next| !self.versions.knows(&next.event));
+        let failed = self.failed.iter().flat_map(|record| &record.events);
+        let all = failed.chain(unknown).map(|item| stream_of(&item.event));
         let mut asked = HashSet::new();
         let streams: Vec<_> = all.filter(|stream| asked.insert(stream.clone())).collect();
         for (stream, key) in &streams {
@@ -375,69 +389,113 @@ impl Sender {
     /// The end at a line that stands behind `ordinal` events.
     fn failure(&self, line: u64, ordinal: u64, text: String) -> Failure {
         let open = self.failed.iter().chain(&self.window).chain(&self.pending);
-        let open = open.filter(|record| record.ordinal < ordinal).count() as u64;
+        let open = open.filter(|record| record.ordinal < ordinal);
+        let open: u64 = open.map(|record| record.events.len() as u64).sum();
         let before = ordinal - open;
         Failure { line, text, before, after: self.counts.appended.saturating_sub(before) }
     }
 }
 
 fn size(record: &Record) -> usize {
-    record.event.payload.len() + record.event.metadata.len() + COMMAND_BYTES
+    let size = |item: &Item| item.event.payload.len() + item.event.metadata.len() + COMMAND_BYTES;
+    record.events.iter().map(size).sum()
 }
 
-/// Queues the command that appends an event.
-fn put_append(out: &mut BytesMut, record: &Record, expected: ExpectedVersion) {
-    let event = &record.event;
-    let (mut id, mut key) = ([0; Hyphenated::LENGTH], [0; Hyphenated::LENGTH]);
-    record.id.hyphenated().encode_lower(&mut id);
-    event.key.uuid().hyphenated().encode_lower(&mut key);
-    let version = match expected {
-        ExpectedVersion::Exact(version) => Some(Digits::of(version)),
-        _ => None,
+/// The versions that an append of so many events was answered with.
+fn versions_of(reply: &Value, count: usize) -> Option<Vec<u64>> {
+    let version = |event: &Value| event.get("stream_version").and_then(Value::number);
+    let versions: Vec<u64> = match reply.get("events") {
+        None => version(reply).into_iter().collect(),
+        Some(Value::Array(events)) => events.iter().filter_map(version).collect(),
+        Some(_) => return None,
     };
-    let timestamp = event.timestamp_ms.map(Digits::of);
-    let options: [(&[u8], Option<&[u8]>); 6] = [
-        (b"EVENT_ID", Some(&id)),
-        (b"PARTITION_KEY", event.own_key.then_some(&key)),
-        (b"EXPECTED_VERSION", Some(version.as_ref().map_or(b"empty", Digits::bytes))),
-        (b"TIMESTAMP", timestamp.as_ref().map(Digits::bytes)),
-        (b"PAYLOAD", Some(&event.payload)),
-        (b"METADATA", (!event.metadata.is_empty()).then_some(&event.metadata)),
-    ];
-    let mut arguments = [b"EAPPEND".as_slice(); 15];
-    arguments[1] = event.stream.as_str().as_bytes();
-    arguments[2] = event.name.as_str().as_bytes();
-    let mut count = 3;
-    for (word, value) in options {
+    (versions.len() == count).then_some(versions)
+}
+
+/// Queues the command that appends an event, or those of a transaction. Each expects a version.
+fn put_append(
+    out: &mut BytesMut,
+    record: &Record,
+    mut expected: impl Iterator<Item = ExpectedVersion>,
+) {
+    // The arguments live until the command is written; most are short and made here.
+    let mut made = Vec::with_capacity(record.events.len());
+    for item in &record.events {
+        let version = match expected.next() {
+            Some(ExpectedVersion::Exact(version)) => Some(Digits::of(version)),
+            _ => None,
+        };
+        let timestamp = item.event.timestamp_ms.map(Digits::of);
+        made.push((uuid_text(item.id), version, timestamp));
+    }
+    let Some(first) = record.events.first() else { return };
+    let key = uuid_text(first.event.key.uuid());
+    let mut arguments: Vec<&[u8]> = Vec::with_capacity(2 + 12 * record.events.len());
+    let alone = record.events.len() == 1;
+    arguments.push(if alone { b"EAPPEND" } else { b"EMAPPEND" });
+    if !alone {
+        arguments.push(&key);
+    }
+    for (Item { event, .. }, (id, version, timestamp)) in record.events.iter().zip(&made) {
+        let key = (alone && event.own_key).then_some(key.as_slice());
+        put_event(
+            &mut arguments,
+            event,
+            [
+                (b"EVENT_ID", Some(id)),
+                (b"PARTITION_KEY", key),
+                (b"EXPECTED_VERSION", Some(version.as_ref().map_or(b"empty", Digits::bytes))),
+                (b"TIMESTAMP", timestamp.as_ref().map(Digits::bytes)),
+            ],
+        );
+    }
+    put_command(out, &arguments);
+}
+
+fn put_event<'a>(
+    arguments: &mut Vec<&'a [u8]>,
+    event: &'a Event,
+    options: [(&'a [u8], Option<&'a [u8]>); 4],
+) {
+    arguments.extend([event.stream.as_str().as_bytes(), event.name.as_str().as_bytes()]);
+    let metadata = (!event.metadata.is_empty()).then_some(event.metadata.as_slice());
+    let content: [(&[u8], _); 2] =
+        [(b"PAYLOAD", Some(event.payload.as_slice())), (b"METADATA", metadata)];
+    for (word, value) in options.into_iter().chain(content) {
         if let Some(value) = value {
-            arguments[count] = word;
-            arguments[count + 1] = value;
-            count += 2;
+            arguments.extend([word, value]);
         }
     }
-    put_command(out, &arguments[..count]);
+}
+
+fn uuid_text(uuid: Uuid) -> [u8; Hyphenated::LENGTH] {
+    let mut text = [0; Hyphenated::LENGTH];
+    uuid.hyphenated().encode_lower(&mut text);
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::import::line::Event;
 
     #[test]
     fn commands_have_only_the_options_that_are_needed() {
-        let sent = |line: &str, expected| {
-            let event = Event::parse(line.as_bytes()).unwrap();
-            let id = Uuid::from_u128(7);
-            let record = Record { line: 1, ordinal: 0, line_bytes: 0, id, event, overtaken: None };
+        let sent = |lines: &[&str], expected: &[ExpectedVersion]| {
+            let item = |line: &&str| {
+                let event = Event::parse(line.as_bytes()).unwrap();
+                Item { id: Uuid::from_u128(7), event, overtaken: None }
+            };
+            let events = lines.iter().map(item).collect();
+            let record = Record { line: 1, ordinal: 0, line_bytes: 0, events };
             let mut out = BytesMut::new();
-            put_append(&mut out, &record, expected);
+            put_append(&mut out, &record, expected.iter().copied());
             let text = String::from_utf8(out.to_vec()).unwrap();
             let words = text.split("\r\n").skip(2).step_by(2);
             words.collect::<Vec<_>>().join(" ")
         };
         let id = "EVENT_ID 00000000-0000-0000-0000-000000000007";
         assert_eq!(
-            sent(r#"{"stream":"s","name":"n","payload":"p"}"#, ExpectedVersion::Empty),
+            sent(&[r#"{"stream":"s","name":"n","payload":"p"}"#], &[ExpectedVersion::Empty]),
             format!("EAPPEND s n {id} EXPECTED_VERSION empty PAYLOAD p")
         );
         let key = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -446,10 +504,17 @@ mod tests {
             "partition_key":"{key}"}}"#
         );
         assert_eq!(
-            sent(&line, ExpectedVersion::Exact(12)),
+            sent(&[&line], &[ExpectedVersion::Exact(12)]),
             format!(
                 "EAPPEND s n {id} PARTITION_KEY {key} EXPECTED_VERSION 12 TIMESTAMP 5 PAYLOAD p \
                  METADATA [1]"
+            )
+        );
+        assert_eq!(
+            sent(&[&line, &line], &[ExpectedVersion::Empty, ExpectedVersion::Exact(0)]),
+            format!(
+                "EMAPPEND {key} s n {id} EXPECTED_VERSION empty TIMESTAMP 5 PAYLOAD p METADATA \
+                 [1] s n {id} EXPECTED_VERSION 0 TIMESTAMP 5 PAYLOAD p METADATA [1]"
             )
         );
     }

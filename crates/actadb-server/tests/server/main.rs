@@ -2,9 +2,14 @@
 
 mod commands;
 mod configuration;
+mod export;
 mod hostile;
 mod import;
 mod kill;
+mod pushes;
+mod running;
+mod shell;
 mod subscriptions;
 mod support;
+mod tail;
 mod tools;

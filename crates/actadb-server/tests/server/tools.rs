@@ -22,7 +22,11 @@ async fn some_events(data: &Path) {
     let (exit, _, stderr) = actadb(&["check", "--dir", path]);
     assert_eq!(exit, 2);
     assert!(stderr.contains("in use by another process"), "{stderr}");
-    let second = ["--dir", path, "--client-address", "127.0.0.1:0"];
+    // Not even its default admin port, which another program may have, is asked for.
+    let config = data.with_extension("toml");
+    std::fs::write(&config, "[network]\nadmin_address = \"\"\n").expect("written");
+    let config = config.to_str().expect("a path");
+    let second = ["--dir", path, "--client-address", "127.0.0.1:0", "--config", config];
     let (exit, _, stderr) = actadb(&second);
     assert_eq!(exit, 1);
     assert!(stderr.contains("in use by another process"), "{stderr}");

@@ -1,5 +1,7 @@
-//! A small blocking RESP2 client: what the chaos tests say and hear.
+//! A small blocking client, RESP2 and what a subscription needs of RESP3: what the chaos tests say
+//! and hear.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -17,7 +19,7 @@ pub(super) enum Value {
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Client(BufReader<TcpStream>);
+pub(super) struct Client(BufReader<TcpStream>, VecDeque<Value>);
 
 /// Where an event landed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self(BufReader::new(stream), VecDeque::new()))
     }
 
     /// Sends one command and waits for its answer.
@@ -63,8 +65,20 @@ impl Client {
         self.0.get_mut().write_all(bytes)
     }
 
-    /// The next answer.
+    /// Lets [`read`](Self::read) give these first.
+    pub(super) fn put_back(&mut self, values: Vec<Value>) {
+        self.1.extend(values);
+    }
+
+    /// The next answer or push.
     pub(super) fn read(&mut self) -> io::Result<Value> {
+        match self.1.pop_front() {
+            Some(value) => Ok(value),
+            None => self.receive(),
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<Value> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -83,8 +97,16 @@ impl Client {
                 bulk.truncate(bulk.len() - 2);
                 Value::Bulk(bulk)
             }
-            "*" => Value::Array((0..number()?).map(|_| self.read()).collect::<io::Result<_>>()?),
-            _ => return Err(invalid(format!("not RESP2: {line}"))),
+            "*" | ">" => {
+                Value::Array((0..number()?).map(|_| self.receive()).collect::<io::Result<_>>()?)
+            }
+            // As in RESP2: a flat list of keys and values.
+            "%" => {
+                Value::Array((0..number()? * 2).map(|_| self.receive()).collect::<io::Result<_>>()?)
+            }
+            "#" => Value::Integer(u64::from(rest == "t")),
+            "_" => Value::Null,
+            _ => return Err(invalid(format!("not RESP: {line}"))),
         })
     }
 

@@ -10,65 +10,54 @@ use serde_json::json;
 use crate::programs;
 use crate::server_process::{Home, ServerProcess};
 
-/// What stands between the fields of a commit.
+/// What stands before a commit.
+const COMMIT: char = '\u{1e}';
+/// What stands between its fields.
 const SEPARATOR: char = '\u{1f}';
 
 /// The commits as lines for `actadb import`, oldest first; and how many there are.
 pub(super) fn lines(repository: &Path) -> Result<(String, usize), String> {
-    // A shallow clone has fewer commits, whose parents are told nevertheless. No message and no
-    // quoted path holds the zero that begins a commit.
-    let format = ["%x00%H", "%an", "%ae", "%at", "%P", "%s"].join(&SEPARATOR.to_string());
+    // A shallow clone has fewer commits, whose parents are told nevertheless.
+    let format = ["%H", "%an", "%ae", "%at", "%P", "%s"].join(&SEPARATOR.to_string());
     let mut git = Command::new("git");
     git.args(["-c", "safe.directory=*", "-C"]).arg(repository);
-    git.args(["log", "--reverse", "--no-color", "--numstat", "--no-renames"]);
-    let log = programs::output(git.arg(format!("--format={format}")))?;
+    git.args(["log", "--reverse", "--no-color", "--shortstat"]);
+    git.arg(format!("--format={COMMIT}{format}"));
+    let log = programs::output(&mut git)?;
     let log = String::from_utf8_lossy(&log);
     let (mut text, mut count) = (String::new(), 0);
-    for commit in log.split('\0').filter(|commit| !commit.is_empty()) {
-        text.push_str(&line(commit)?.to_string());
+    for commit in log.split(COMMIT).filter(|commit| !commit.is_empty()) {
+        let (commit, changed) = commit.split_once('\n').unwrap_or((commit, ""));
+        let fields: Vec<&str> = commit.splitn(6, SEPARATOR).collect();
+        let [hash, name, email, time, parents, subject] = fields[..] else {
+            return Err(format!("git log printed {commit:?}"));
+        };
+        // Git knows times before 1970; ActaDB does not.
+        let seconds = time.parse::<i64>().map_err(|error| format!("{commit:?}: {error}"))?;
+        let seconds = u64::try_from(seconds).unwrap_or(0);
+        let parents: Vec<&str> = parents.split(' ').filter(|hash| !hash.is_empty()).collect();
+        let line = json!({
+            "stream": format!("author-{}", slug(name, email)),
+            "name": "Committed",
+            "timestamp": seconds * 1000,
+            "payload": {
+                "hash": hash, "subject": subject, "time": seconds, "parents": parents,
+                "insertions": lines_of(changed, "insertion"),
+                "deletions": lines_of(changed, "deletion"),
+            },
+        });
+        text.push_str(&line.to_string());
         text.push('\n');
         count += 1;
     }
     if count == 0 { Err("git log tells no commits".into()) } else { Ok((text, count)) }
 }
 
-/// The event of a commit: a line of fields, then a line per file.
-fn line(commit: &str) -> Result<serde_json::Value, String> {
-    let (head, files) = commit.split_once('\n').unwrap_or((commit, ""));
-    let fields: Vec<&str> = head.splitn(6, SEPARATOR).collect();
-    let [hash, name, email, time, parents, subject] = fields[..] else {
-        return Err(format!("git log printed {commit:?}"));
-    };
-    // Git knows times before 1970; ActaDB does not.
-    let seconds = time.parse::<i64>().map_err(|error| format!("{commit:?}: {error}"))?;
-    let seconds = u64::try_from(seconds).unwrap_or(0);
-    let parents: Vec<&str> = parents.split(' ').filter(|hash| !hash.is_empty()).collect();
-    let (insertions, deletions) = changed_lines(files);
-    Ok(json!({
-        "stream": format!("author-{}", slug(name, email)),
-        "name": "Committed",
-        "timestamp": seconds * 1000,
-        "payload": {
-            "hash": hash,
-            "subject": subject,
-            "time": seconds,
-            "parents": parents,
-            "insertions": insertions,
-            "deletions": deletions,
-        },
-    }))
-}
-
-/// Sums of `--numstat`: `inserted TAB deleted TAB path`. Files that are no text have a `-`; a merge
-/// tells of none.
-fn changed_lines(files: &str) -> (u64, u64) {
-    let mut sums = (0, 0);
-    for file in files.lines() {
-        let mut numbers = file.split('\t').map(|number| number.parse().unwrap_or(0));
-        sums.0 += numbers.next().unwrap_or(0);
-        sums.1 += numbers.next().unwrap_or(0);
-    }
-    sums
+/// The number before a word in ` 3 files changed, 10 insertions(+), 1 deletion(-)`; 0 without it,
+/// as of merges.
+fn lines_of(changed: &str, word: &str) -> u64 {
+    let part = changed.split(',').find(|part| part.contains(word));
+    part.and_then(|part| part.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Letters and digits of the name, of the address if the name has none.
@@ -123,12 +112,14 @@ pub(super) fn check(
 
 #[cfg(test)]
 mod tests {
-    use super::{changed_lines, slug};
+    use super::{lines_of, slug};
 
     #[test]
-    fn changed_lines_are_summed_and_binaries_have_none() {
-        assert_eq!(changed_lines("\n3\t1\ta b\n-\t-\tlogo.png\n10\t0\t\"\\303\"\n"), (13, 1));
-        assert_eq!(changed_lines(""), (0, 0));
+    fn changed_lines_are_read() {
+        let changed = "\n 3 files changed, 10 insertions(+), 1 deletion(-)\n";
+        assert_eq!((lines_of(changed, "insertion"), lines_of(changed, "deletion")), (10, 1));
+        assert_eq!(lines_of("\n 1 file changed, 2 deletions(-)\n", "insertion"), 0);
+        assert_eq!(lines_of("\n", "deletion"), 0);
     }
 
     #[test]

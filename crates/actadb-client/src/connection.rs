@@ -1,0 +1,194 @@
+//! The connection that a client's requests share: made when it is needed, made anew when it broke.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, Value,
+};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::inbox::{Inbox, PushWriter};
+use crate::options::ClientOptions;
+use crate::reply::Fields;
+
+/// Makes connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    client: redis::Client,
+    address: String,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+}
+
+impl Connector {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, Error> {
+        let bad_url = |error: RedisError| {
+            let why = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+            Error::Invalid(format!("the URL of the server: {why}"))
+        };
+        let info = options.url.as_str().into_connection_info().map_err(bad_url)?;
+        let address = info.addr().to_string();
+        let name = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let mut settings = settings.set_lib_name(name.0, name.1);
+        if let Some(password) = &options.password {
+            settings = settings.set_password(password);
+        }
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        let client = redis::Client::open(info).map_err(bad_url)?;
+        let ClientOptions { connect_timeout, request_timeout, .. } = *options;
+        Ok(Self { client, address, connect_timeout, request_timeout })
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.request_timeout))
+    }
+
+    async fn connect_with(
+        &self,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, Error> {
+        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        connecting.await.map_err(|error| match error.kind() {
+            ErrorKind::Io | ErrorKind::Client | ErrorKind::Parse => self.lost(&error),
+            _ => self.failure(&error).error,
+        })
+    }
+
+    /// A connection for requests.
+    pub(crate) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
+        self.connect_with(self.config()).await
+    }
+
+    /// A connection for a subscription, and where its pushes arrive.
+    pub(crate) async fn connect_for_pushes(
+        &self,
+    ) -> Result<(MultiplexedConnection, Arc<Inbox>), Error> {
+        let inbox = Arc::new(Inbox::default());
+        let config = self.config().set_push_sender(PushWriter::new(inbox.clone()));
+        Ok((self.connect_with(config).await?, inbox))
+    }
+
+    fn lost(&self, error: &RedisError) -> Error {
+        let reason =
+            if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() };
+        Error::Disconnected { address: self.address.clone(), reason }
+    }
+
+    /// What an error of redis-rs means.
+    pub(crate) fn failure(&self, error: &RedisError) -> Failure {
+        // What the server said has a code; all else happened on the way.
+        match error.code() {
+            Some(code) => {
+                let error = Error::reply(code, error.detail().unwrap_or_default());
+                Failure { error, lost: false }
+            }
+            None => Failure { error: self.lost(error), lost: true },
+        }
+    }
+}
+
+/// Why a request has no answer.
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// It was sent, and the connection was given up before the answer.
+    pub(crate) lost: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, lost: false }
+    }
+}
+
+/// The shared connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    connector: Connector,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<MultiplexedConnection>,
+    /// Counts connections, so that a late report of a broken one does not end its successor.
+    number: u64,
+    failed: Option<(Instant, String)>,
+}
+
+impl Link {
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self { connector, state: Mutex::default() }
+    }
+
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), Error> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok((state.number, connection.clone()));
+        }
+        // An attempt that failed while this request stood in line was its attempt, too.
+        if let Some((at, reason)) = &state.failed
+            && *at >= asked
+        {
+            let address = self.connector.address.clone();
+            return Err(Error::Disconnected { address, reason: reason.clone() });
+        }
+        match self.connector.connect().await {
+            Ok(connection) => {
+                state.number += 1;
+                state.connection = Some(connection.clone());
+                Ok((state.number, connection))
+            }
+            Err(error) => {
+                if let Error::Disconnected { reason, .. } = &error {
+                    state.failed = Some((Instant::now(), reason.clone()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn discard(&self, number: u64) {
+        let mut state = self.state.lock().await;
+        if state.number == number {
+            state.connection = None;
+        }
+    }
+
+    /// Sends a command once.
+    pub(crate) async fn request(&self, command: &Cmd) -> Result<Value, Failure> {
+        let (number, mut connection) = self.connection().await?;
+        match command.query_async::<Value>(&mut connection).await {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let failure = self.connector.failure(&error);
+                if failure.lost {
+                    self.discard(number).await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The number of partitions, as the server says hello.
+    pub(crate) async fn partitions(&self) -> Result<u16, Error> {
+        let said = self.request(&redis::cmd("HELLO")).await.map_err(|failure| failure.error)?;
+        let count = Fields::of(said)?.number("num_partitions").ok();
+        count.and_then(|count| u16::try_from(count).ok()).filter(|count| *count > 0).ok_or_else(
+            || Error::Protocol(format!("{} is no ActaDB server", self.connector.address)),
+        )
+    }
+}
