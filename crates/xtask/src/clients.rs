@@ -39,6 +39,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     programs::require(&[
         programs::REDIS_CLI,
+        programs::STDBUF,
         programs::PYTHON,
         programs::NODE,
         programs::NPM,

@@ -15,7 +15,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy        style that a machine can check: arrows between crates, first lines, file lengths
   sim         simulated worlds: --seed N [--ops N] | --minutes M | --seeds N | --mistakes
-  clients     the server with stock clients: redis-cli, redis-py, ioredis, node-redis
+  clients     the server with stock clients: redis-cli, redis-py, ioredis, node-redis; --seed N
   chaos       the server under SIGKILL and SIGSTOP, with failing, slow and full disks, and damage
   docker-dry  the commands of the Dockerfile, as a plain script";
 

@@ -35,6 +35,9 @@ pub(crate) const NPM: Program = Program {
     check: &["--version"],
     install: "comes with node, or Debian package npm",
 };
+/// Lets another program write line by line into a pipe.
+pub(crate) const STDBUF: Program =
+    Program { name: "stdbuf", check: &["--version"], install: "Debian package coreutils" };
 /// Shows system calls, and makes them fail.
 pub(crate) const STRACE: Program =
     Program { name: "strace", check: &["-V"], install: "Debian package strace" };
