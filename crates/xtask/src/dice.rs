@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::programs;
 
-/// Takes `--seed N` out of the arguments, or a seed that nobody had before, short enough to be copied
-/// by hand.
+/// Takes `--seed N` out of the arguments, or a seed that nobody had before, short enough to be
+/// copied by hand.
 ///
 /// # Errors
 /// When it is no number.
