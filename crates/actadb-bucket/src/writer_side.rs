@@ -64,7 +64,7 @@ pub enum WriterOutput {
     Moved {
         /// The partitions.
         partitions: Vec<PartitionId>,
-        /// The streams, by hash; one may come several times.
+        /// The streams, by hash, each once.
         streams: Vec<(PartitionId, u64)>,
     },
     /// The bucket takes no appends any more.

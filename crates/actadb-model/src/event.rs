@@ -107,6 +107,26 @@ impl Event {
         }
     }
 
+    /// A copy that keeps nothing alive but itself: for whoever may hold it for long, where the
+    /// buffer it was read from may be a whole batch of large transactions.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let mut bytes = Vec::with_capacity(self.size_bytes());
+        let mut copy = |span: &Range<u32>| {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(&self.record[span.start as usize..span.end as usize]);
+            start..bytes.len() as u32
+        };
+        let EventSpans { stream, name, metadata, payload } = &self.spans;
+        let spans = EventSpans {
+            stream: copy(stream),
+            name: copy(name),
+            metadata: copy(metadata),
+            payload: copy(payload),
+        };
+        Self { head: self.head, record: Bytes::from(bytes), spans }
+    }
+
     /// Bytes of its variable parts; what a page's size is counted in.
     #[must_use]
     pub fn size_bytes(&self) -> usize {

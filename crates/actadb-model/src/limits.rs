@@ -71,6 +71,8 @@ pub const FOLLOW_EVENTS: usize = 1024;
 pub const FOLLOW_BYTES: usize = 256 << 10;
 /// Most subscriptions of one connection.
 pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 16_384;
+/// Most subscriptions of all connections.
+pub const SUBSCRIPTIONS_MAX: u64 = 200_000;
 /// Most streams of one subscription.
 pub const SUBSCRIPTION_STREAMS_MAX: usize = 1024;
 /// Most event names of one subscription's filter.

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::limits::{
-    STREAM_ID_MAX_BYTES, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTION_STREAMS_MAX, WINDOW_MAX,
+    PARTITIONS_MAX, STREAM_ID_MAX_BYTES, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTION_STREAMS_MAX,
+    WINDOW_MAX,
 };
 use actadb_model::names::{EventName, StreamId};
 use bytes::Bytes;
@@ -279,7 +280,17 @@ fn partitions(argument: &Bytes) -> Result<Partitions, ErrorReply> {
             let text = format!("the range {first}-{last} is empty: the lower number comes first");
             return Err(ErrorReply::invalid(text));
         }
-        several.extend((first..=last).map(PartitionId));
+        for id in first..=last {
+            // At the first that no database has, or that was there before: a short argument can
+            // name millions.
+            if id >= PARTITIONS_MAX {
+                let text = format!("partition {id} does not exist in any database");
+                return Err(ErrorReply::invalid(text));
+            }
+            if !several.insert(PartitionId(id)) {
+                return Err(ErrorReply::invalid(format!("partition {id} is named twice")));
+            }
+        }
     }
     Ok(Partitions::Several(several))
 }

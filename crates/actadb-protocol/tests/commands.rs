@@ -765,8 +765,8 @@ fn epsub_takes_all_one_a_list_ranges_or_a_key() {
     let one = |id| Partitions::One(PartitionSelector::Id(PartitionId(id)));
     assert_eq!(partitions("EPSUB *").partitions, Partitions::All);
     assert_eq!(partitions("EPSUB 7").partitions, one(7));
-    assert_eq!(partitions("EPSUB 7,7").partitions, several(&[7]));
-    assert_eq!(partitions("EPSUB 9,1-3,2").partitions, several(&[1, 2, 3, 9]));
+    assert_eq!(partitions("EPSUB 7-7").partitions, several(&[7]));
+    assert_eq!(partitions("EPSUB 9,1-3").partitions, several(&[1, 2, 3, 9]));
     let key = PartitionSelector::Key(PartitionKey::new(KEY.parse().unwrap()));
     assert_eq!(partitions(&format!("EPSUB {KEY}")).partitions, Partitions::One(key));
     let found = partitions("EPSUB * FROM MAP 0=5 007=8 DEFAULT 0 PREFIX order- WINDOW 1").options;
@@ -799,6 +799,8 @@ fn what_is_wrong_with_a_subscription_is_told_by_name_and_value() {
             "INVALIDARG partitions must be partition numbers or ranges such as 0-7, got 'x'",
         ),
         ("EPSUB 3-1", "INVALIDARG the range 3-1 is empty: the lower number comes first"),
+        ("EPSUB 1-5,0-65535", "INVALIDARG partition 1 is named twice"),
+        ("EPSUB 0-65535", "INVALIDARG partition 4096 does not exist in any database"),
         (
             "EPSUB 1-70000",
             "INVALIDARG partitions must be partition numbers or ranges such as 0-7, got '1-70000'",

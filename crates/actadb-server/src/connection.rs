@@ -137,12 +137,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 tracing::debug!(connection = self.session.id(), %error, "connection failed");
             }
             End::Closed => {
-                // When the server stops, every subscription has just said so.
-                self.following.write_rest(&mut self.socket.out);
+                if *self.stopping.borrow() {
+                    // Every subscription has just said so, and is at its end.
+                    self.following.write_rest(&mut self.socket.out);
+                }
+                self.following.clear();
                 let _ = self.flush().await;
             }
         }
-        self.following.clear();
         self.socket.shutdown().await;
     }
 
@@ -236,7 +238,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Waits for the answer of something; meanwhile writes what subscriptions send. What `blocks`
-    /// may take for ever: it ends when the connection does.
+    /// may take for ever: it ends when the connection does, so the socket is listened to, and what
+    /// is sent behind such a command has a limit.
     async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -245,18 +248,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut work = std::pin::pin!(work);
         loop {
             let wants = self.framer.wants();
-            let listens = blocks && self.framer.held_bytes() < REQUEST_BYTES_MAX;
             tokio::select! {
                 biased;
                 answer = work.as_mut() => return Ok(answer),
                 arrival = self.following.next() => self.push(arrival).await?,
                 read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX),
-                    if listens =>
+                    if blocks =>
                 {
                     if read? == 0 {
                         return Err(End::Closed);
                     }
-                    self.account(self.framer.held_bytes());
+                    self.check_held()?;
+                    if self.framer.held_bytes() >= REQUEST_BYTES_MAX {
+                        let text = "too many bytes of requests behind one that waits";
+                        return Err(End::Protocol(ProtocolError(text.into())));
+                    }
                 }
             }
         }

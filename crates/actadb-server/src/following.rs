@@ -201,7 +201,9 @@ fn ahead(cursor: u64, AheadOfSent { last }: AheadOfSent) -> ErrorReply {
 fn subscribe_error(error: &SubscribeError) -> ErrorReply {
     match error {
         SubscribeError::Read(error) => read_error(error),
-        SubscribeError::TooMany => ErrorReply::new(Code::Err, error.to_string()),
+        SubscribeError::TooMany | SubscribeError::TooManyOfAll => {
+            ErrorReply::new(Code::Err, error.to_string())
+        }
         _ => ErrorReply::invalid(error.to_string()),
     }
 }

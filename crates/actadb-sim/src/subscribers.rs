@@ -37,7 +37,7 @@ pub(crate) enum SubscriberEvent {
     /// It looks around.
     Think,
     /// The read runs.
-    Read,
+    Read(usize),
     /// The read has ended.
     Found(FoundEvents),
     /// The number has moved.
@@ -332,7 +332,7 @@ impl World {
         }
         match what {
             SubscriberEvent::Think => self.think(number),
-            SubscriberEvent::Read => self.subscriber_reads(number),
+            SubscriberEvent::Read(max) => self.subscriber_reads(number, max),
             SubscriberEvent::Found(found) => {
                 let found = found.into_iter().map(|(source, event)| Found { source, event });
                 let found = found.collect();
@@ -429,12 +429,12 @@ impl World {
         self.step_subscriber(number, Input::Begin);
     }
 
-    fn subscriber_reads(&mut self, number: usize) {
+    fn subscriber_reads(&mut self, number: usize, max: usize) {
         let reach = if self.subscriber_dice.one_in(2) { Reach::Memory } else { Reach::Device };
         let Some(live) = &mut self.subscribers[number].live else { return };
         let positions = live.core.positions().to_vec();
-        let found = match live.follower.read(&positions, reach) {
-            Ok(None) => live.follower.read(&positions, Reach::Device),
+        let found = match live.follower.read(&positions, max, reach) {
+            Ok(None) => live.follower.read(&positions, max, Reach::Device),
             found => found,
         };
         match found {
@@ -459,11 +459,11 @@ impl World {
         live.core.step(now, input, &mut outputs);
         for output in outputs {
             match output {
-                Output::Read => {
+                Output::Read { max } => {
                     if let Some(live) = &mut self.subscribers[number].live {
                         live.seen = live.rung;
                     }
-                    self.after_delay(number, SubscriberEvent::Read);
+                    self.after_delay(number, SubscriberEvent::Read(max));
                 }
                 Output::Wait => {
                     let Some(live) = &mut self.subscribers[number].live else { return };

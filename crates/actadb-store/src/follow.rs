@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use actadb_model::event::Event;
 use actadb_model::ids::PartitionId;
-use actadb_model::limits::{FOLLOW_BYTES, FOLLOW_EVENTS};
+use actadb_model::limits::FOLLOW_BYTES;
 use actadb_model::names::StreamId;
 use actadb_model::probe::{Mistake, made};
 
@@ -110,8 +110,8 @@ impl Follower {
         follower
     }
 
-    /// The next events from the positions on: at most [`FOLLOW_EVENTS`] and, unless the first is
-    /// larger, [`FOLLOW_BYTES`]. Empty when there are none; `None` when the reach is too short to
+    /// The next events from the positions on: at most `max` and, unless the first is larger,
+    /// [`FOLLOW_BYTES`]. Empty when there are none; `None` when the reach is too short to
     /// tell.
     ///
     /// # Errors
@@ -119,16 +119,17 @@ impl Follower {
     pub fn read(
         &mut self,
         positions: &[u64],
+        max: usize,
         reach: Reach,
     ) -> Result<Option<FoundEvents>, ReadError> {
-        let Some(mut found) = self.read_lanes(positions, reach)? else { return Ok(None) };
+        let Some(mut found) = self.read_lanes(positions, max, reach)? else { return Ok(None) };
         let mut bytes: usize = found.iter().map(|(_, event)| event.size_bytes()).sum();
         for n in 0..self.streams.len() {
-            if found.len() >= FOLLOW_EVENTS || bytes >= FOLLOW_BYTES {
+            if found.len() >= max || bytes >= FOLLOW_BYTES {
                 break;
             }
             let at = (self.turn + n) % self.streams.len();
-            let room = (FOLLOW_EVENTS - found.len(), FOLLOW_BYTES - bytes);
+            let room = (max - found.len(), FOLLOW_BYTES - bytes);
             let stream = &mut self.streams[at];
             let from = positions[stream.source];
             let Some(events) = stream.read(&self.reader, from, room, reach)? else {
@@ -147,6 +148,7 @@ impl Follower {
     fn read_lanes(
         &mut self,
         positions: &[u64],
+        max: usize,
         reach: Reach,
     ) -> Result<Option<FoundEvents>, ReadError> {
         let mut behind: Vec<Behind> = Vec::new();
@@ -182,7 +184,7 @@ impl Follower {
             return Ok(None);
         }
 
-        let wanted = self.merge(segment, behind)?;
+        let wanted = self.merge(segment, behind, max)?;
         let places: Vec<u32> = wanted.iter().map(|(place, ..)| *place).collect();
         let lowest_is_here =
             places.first().is_none_or(|place| is_in_tail(&shared, segment, *place));
@@ -207,14 +209,19 @@ impl Follower {
             if bytes > FOLLOW_BYTES && !found.is_empty() {
                 return Ok(ControlFlow::Break(()));
             }
-            found.push((source, event.clone()));
+            found.push((source, event.detached()));
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(Some(found))
     }
 
     /// The next events of partitions in one segment, in the order of the log.
-    fn merge(&self, segment: &Segment, behind: Vec<Behind>) -> Result<Vec<Wanted>, ReadError> {
+    fn merge(
+        &self,
+        segment: &Segment,
+        behind: Vec<Behind>,
+        max: usize,
+    ) -> Result<Vec<Wanted>, ReadError> {
         let mut cursors = Vec::with_capacity(behind.len());
         let mut heads = BinaryHeap::with_capacity(behind.len());
         for Behind { source, partition, position, watermark } in behind {
@@ -233,13 +240,13 @@ impl Follower {
                 cursors.push(cursor);
             }
         }
-        let mut wanted = Vec::with_capacity(FOLLOW_EVENTS);
+        let mut wanted = Vec::with_capacity(max);
         while let Some(Reverse((_, lowest))) = heads.pop() {
             // Up to the first place of another partition; all of them when there is no other.
             let limit = heads.peek().map_or(u32::MAX, |Reverse((place, _))| *place);
             let cursor = &mut cursors[lowest];
             while let Some(place) = cursor.head(&self.reader, segment)? {
-                if wanted.len() == FOLLOW_EVENTS {
+                if wanted.len() == max {
                     return Ok(wanted);
                 }
                 if place > limit {
@@ -330,7 +337,7 @@ impl Stream {
                     return ControlFlow::Break(());
                 }
                 self.segment = number;
-                events.push(event.clone());
+                events.push(event.detached());
                 ControlFlow::Continue(())
             },
         )?;
@@ -347,7 +354,8 @@ impl Stream {
         let shared = reader.shared();
         let list = shared.list.load();
         let group = stream_hash(DEFAULT_NAMESPACE, self.stream.as_str());
-        for segment in list.iter().filter(|segment| segment.number() >= self.segment) {
+        let first = list.partition_point(|segment| segment.number() < self.segment);
+        for segment in &list[first..] {
             let SegmentIndex::Open(index) = segment.index() else { return false };
             let index = crate::segments::read(index);
             let postings = index.postings_from(group, self.partition.0, from, 1);

@@ -60,7 +60,7 @@ pub type Moved = (PartitionId, u64, u64);
 pub struct Published {
     /// The partitions it moved.
     pub moved: Vec<Moved>,
-    /// The streams it moved, by [hash](crate::hashes::stream_hash); one may come several times.
+    /// The streams it moved, by [hash](crate::hashes::stream_hash), each once.
     pub streams: Vec<(PartitionId, u64)>,
     /// The segment that can now be sealed.
     pub seal: Option<SealTask>,
@@ -147,7 +147,10 @@ impl Publisher {
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         self.published = entry.index;
-        let streams = self.rows.iter().map(|row| (row.partition, row.group)).collect();
+        let streams = self.rows.iter().map(|row| (row.partition, row.group));
+        let mut streams: Vec<(PartitionId, u64)> = streams.collect();
+        streams.sort_unstable();
+        streams.dedup();
         Ok(Published { moved, streams, seal })
     }
 

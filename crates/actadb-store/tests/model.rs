@@ -251,9 +251,9 @@ fn read_on(
     positions: &mut [u64],
 ) {
     loop {
-        let memory = follower.read(positions, Reach::Memory).expect("reads");
+        let memory = follower.read(positions, 500, Reach::Memory).expect("reads");
         let found = memory.unwrap_or_else(|| {
-            follower.read(positions, Reach::Device).expect("reads").expect("a long reach")
+            follower.read(positions, 500, Reach::Device).expect("reads").expect("a long reach")
         });
         if found.is_empty() {
             break;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use actadb_model::limits::PROGRESS_NS;
+use actadb_model::limits::{FOLLOW_EVENTS, PROGRESS_NS};
 use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
 
@@ -165,7 +165,11 @@ impl SubscriptionCore {
 
     fn read(&mut self, out: &mut Vec<Output>) {
         self.phase = Phase::Reading;
-        out.push(Output::Read);
+        let open = self.window.map_or(FOLLOW_EVENTS, |window| {
+            (window as usize).saturating_sub(self.unacknowledged.len()).max(1)
+        });
+        let max = if self.filter.takes_all() { open.min(FOLLOW_EVENTS) } else { FOLLOW_EVENTS };
+        out.push(Output::Read { max });
     }
 
     fn ack(&mut self, now: Now, cursor: u64, out: &mut Vec<Output>) {

@@ -33,6 +33,12 @@ impl Filter {
         self
     }
 
+    /// Whether it takes everything.
+    #[must_use]
+    pub fn takes_all(&self) -> bool {
+        self.names.is_none() && self.prefix.is_none()
+    }
+
     /// Whether it takes an event.
     #[must_use]
     pub fn takes(&self, event: &Event) -> bool {

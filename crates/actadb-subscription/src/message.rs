@@ -43,7 +43,10 @@ pub enum Input {
 pub enum Output {
     /// Look at the number to wait for, then read what comes next from
     /// [`positions`](crate::core::SubscriptionCore::positions) on.
-    Read,
+    Read {
+        /// At most so many events: no more than can be passed on, when the filter takes all.
+        max: usize,
+    },
     /// Wait until the number is another than it was before the last read.
     Wait,
     /// Pass these on.

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use actadb_model::event::{Event, EventHead, EventSpans};
 use actadb_model::ids::{PartitionId, PartitionKey};
+use actadb_model::limits::FOLLOW_EVENTS;
 use actadb_model::names::EventName;
 use actadb_model::time::Now;
 use actadb_subscription::core::{Sources, Start, SubscriptionCore};
@@ -68,7 +69,8 @@ fn found(word: &str) -> Found {
 
 fn print(output: &Output) -> String {
     match output {
-        Output::Read => "read".into(),
+        Output::Read { max: FOLLOW_EVENTS } => "read".into(),
+        Output::Read { max } => format!("read {max}"),
         Output::Wait => "wait for the number".into(),
         Output::Deliver(deliveries) => {
             let shown = deliveries.iter().map(|delivery| {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actadb_model::ids::{BucketId, PartitionId};
-use actadb_model::limits::PAGE_MAX_EVENTS;
+use actadb_model::limits::{PAGE_MAX_EVENTS, SUBSCRIPTIONS_MAX};
 use actadb_model::names::StreamId;
 use actadb_store::follow::{Follower, Source};
 use actadb_store::hashes::{DEFAULT_NAMESPACE, stream_hash};
@@ -55,6 +56,9 @@ impl Database {
             Topics::Partition(_) => (Sources::Partitions, false),
             Topics::Partitions(_) | Topics::All => (Sources::Partitions, true),
         };
+        if self.inner.counts.running.load(Ordering::Relaxed) >= SUBSCRIPTIONS_MAX {
+            return Err(SubscribeError::TooManyOfAll);
+        }
         let sources = self.sources(topics)?;
         let positions = self.positions(&sources, &from).await?;
         let start = Start { sources: kind, positions, counts, window, filter, progress_events };
@@ -75,6 +79,7 @@ impl Database {
             followers.push_back(Follower::new(self.reader(partition)?, of_bucket));
         }
         let id = Uuid::new_v4();
+        let dropped = Arc::new(AtomicBool::new(false));
         let inner = &self.inner;
         let parts = Parts {
             core: SubscriptionCore::new(start),
@@ -86,12 +91,18 @@ impl Database {
             executor: inner.executor.clone(),
             clock: inner.clock,
             stopping: inner.stopping.subscribe(),
-            ending: Ending { id, ends: outlet.ends.clone(), reason: None },
+            ending: Ending {
+                id,
+                ends: outlet.ends.clone(),
+                reason: None,
+                dropped: dropped.clone(),
+            },
             outlet,
             counts: inner.counts.clone(),
             _counted: Counted::new(&inner.counts, |counts| &counts.running),
             work: Work::Idle,
             queue: VecDeque::new(),
+            permit: None,
             seen: 0,
             acked: Ok(()),
         };
@@ -99,7 +110,7 @@ impl Database {
         let mailbox = mailbox::bounded(MAILBOX_SIZE);
         let actor =
             SubscriptionActor::spawn_link_with_mailbox(&inner.subscriptions, actor, mailbox).await;
-        Ok(SubscriptionHandle { id, actor })
+        Ok(SubscriptionHandle { id, actor, dropped })
     }
 
     /// What the topics are made of, each once.
@@ -267,6 +278,10 @@ impl Database {
 
     async fn look(&self, look: &mut Look) -> Result<Page, ReadError> {
         let Look { stream, partition, scan, since } = look.clone();
+        if stream.is_none() && self.reader(partition)?.next_sequence(partition) <= scan.from {
+            // Most commits are none of its business, and worth no job.
+            return Ok(Page::default());
+        }
         let read = self.read(partition, move |reader| {
             // What is not there yet comes into this segment or a later one.
             let newest = reader.newest_segment();

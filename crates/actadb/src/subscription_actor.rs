@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actadb_model::ids::PartitionId;
 use actadb_model::names::StreamId;
@@ -15,7 +15,8 @@ use actadb_subscription::message::{Found, Input, Output};
 use kameo::error::Infallible;
 use kameo::mailbox::Signal;
 use kameo::prelude::*;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
@@ -38,12 +39,17 @@ type JobDone = (Follower, Result<FoundEvents, StoreError>);
 pub(crate) struct Ending {
     pub(crate) id: Uuid,
     pub(crate) ends: mpsc::Sender<(Uuid, EndReason)>,
-    /// `None` while it runs: a drop is a panic then, or nobody wants it any more.
+    /// `None` while it runs: a drop is a panic then.
     pub(crate) reason: Option<EndReason>,
+    /// The reader has ended it, and wants to hear nothing.
+    pub(crate) dropped: Arc<AtomicBool>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if self.dropped.load(Ordering::Acquire) {
+            return;
+        }
         let reason = self.reason.take().unwrap_or(EndReason::Panicked);
         // There is room for every subscription of a reader; a reader that is gone needs no word.
         let _ = self.ends.try_send((self.id, reason));
@@ -74,6 +80,9 @@ pub(crate) struct Parts {
     pub(crate) _counted: Counted,
     pub(crate) work: Work,
     pub(crate) queue: VecDeque<Notice>,
+    /// A place for a notice. It is taken before a read, so that no more is read for a reader than
+    /// its queue has places, however many subscriptions it has.
+    pub(crate) permit: Option<OwnedPermit<(Uuid, Notice)>>,
     /// The bell's number before the last read.
     pub(crate) seen: u64,
     pub(crate) acked: Result<(), AheadOfSent>,
@@ -112,10 +121,10 @@ impl Names {
 pub(crate) enum Work {
     /// Nothing: the core waits for something else.
     Idle,
-    /// Read, asking so many followers more.
-    Read(usize),
-    /// A job is out.
-    Job(Job, usize),
+    /// Read so many events, asking so many followers more.
+    Read(usize, usize),
+    /// A job is out, for what a `Read` was to do.
+    Job(Job, usize, usize),
     /// Wait for the bell.
     Wait,
 }
@@ -132,9 +141,9 @@ impl Parts {
         self.core.step(self.clock.now(), input, &mut outputs);
         for output in outputs {
             match output {
-                Output::Read => {
+                Output::Read { max } => {
                     self.seen = self.bell.number();
-                    self.work = Work::Read(self.buckets);
+                    self.work = Work::Read(max, self.buckets);
                 }
                 Output::Wait => self.work = Work::Wait,
                 Output::Deliver(deliveries) => {
@@ -155,44 +164,58 @@ impl Parts {
     }
 
     /// Reads what is in memory at once, and sends a job for the rest. Answers why it must end.
-    fn read(&mut self, left: usize) -> Result<(), StoreError> {
+    fn read(&mut self, max: usize, left: usize) -> Result<(), StoreError> {
         self.work = Work::Idle;
         let Some(mut follower) = self.followers.pop_front() else { return Ok(()) };
-        match follower.read(self.core.positions(), Reach::Memory)? {
-            Some(found) => self.found(follower, found, left),
+        match follower.read(self.core.positions(), max, Reach::Memory)? {
+            Some(found) => self.found(follower, found, max, left),
             None => {
                 let positions = self.core.positions().to_vec();
                 let executor = self.executor.clone();
                 let job = async move {
                     let read = move || {
-                        let found = follower.read(&positions, Reach::Device);
+                        let found = follower.read(&positions, max, Reach::Device);
                         (follower, found.map(Option::unwrap_or_default))
                     };
                     executor.read(read).await
                 };
-                self.work = Work::Job(Box::pin(job), left);
+                self.work = Work::Job(Box::pin(job), max, left);
             }
         }
         Ok(())
     }
 
     /// Takes what one follower found; when that is nothing, the next bucket's is asked.
-    fn found(&mut self, follower: Follower, found: FoundEvents, left: usize) {
+    fn found(&mut self, follower: Follower, found: FoundEvents, max: usize, left: usize) {
         self.followers.push_back(follower);
         if found.is_empty() && left > 1 {
-            self.work = Work::Read(left - 1);
+            self.work = Work::Read(max, left - 1);
             return;
         }
         let found = found.into_iter().map(|(source, event)| Found { source, event });
         self.step(Input::Found(found.collect()));
     }
 
-    fn job_done(&mut self, done: Option<JobDone>, left: usize) -> Result<(), EndReason> {
+    fn job_done(
+        &mut self,
+        done: Option<JobDone>,
+        max: usize,
+        left: usize,
+    ) -> Result<(), EndReason> {
         self.work = Work::Idle;
         let (follower, found) = done.ok_or(EndReason::Panicked)?;
         let found = found.map_err(|error| EndReason::Read(ReadError::from(error)))?;
-        self.found(follower, found, left);
+        self.found(follower, found, max, left);
         Ok(())
+    }
+
+    /// Passes on the first notice.
+    fn pass_on(&mut self, permit: OwnedPermit<(Uuid, Notice)>) {
+        let Some(notice) = self.queue.pop_front() else { return };
+        permit.send((self.ending.id, notice));
+        if self.queue.is_empty() {
+            self.step(Input::Passed);
+        }
     }
 
     /// Works until there is a message; `None` when the subscription has ended by itself.
@@ -201,13 +224,22 @@ impl Parts {
         mailbox: &mut MailboxReceiver<SubscriptionActor>,
     ) -> Option<Signal<SubscriptionActor>> {
         let reason = loop {
-            if let Work::Read(left) = self.work {
-                // Reading from memory never waits; others want their turn all the same.
-                tokio::task::consume_budget().await;
-                match self.read(left) {
-                    Ok(()) => continue,
-                    Err(error) => break EndReason::Read(error.into()),
+            if !self.queue.is_empty() {
+                if let Some(permit) = self.permit.take() {
+                    self.pass_on(permit);
+                    continue;
                 }
+            } else if let Work::Read(max, left) = self.work {
+                if self.permit.is_some() {
+                    // Reading from memory never waits; others want their turn all the same.
+                    tokio::task::consume_budget().await;
+                    match self.read(max, left) {
+                        Ok(()) => continue,
+                        Err(error) => break EndReason::Read(error.into()),
+                    }
+                }
+            } else if !matches!(self.work, Work::Job(..)) {
+                self.permit = None;
             }
             let wake = self.core.wake_at().map(|at| self.clock.at(at));
             let tick = async {
@@ -217,18 +249,15 @@ impl Parts {
                 }
             };
             let waits = matches!(self.work, Work::Wait);
-            let queued = !self.queue.is_empty();
+            let wants_place = self.permit.is_none()
+                && (!self.queue.is_empty() || matches!(self.work, Work::Read(..)));
             tokio::select! {
                 biased;
                 signal = mailbox.recv() => return signal,
                 () = stop(&mut self.stopping) => break EndReason::Stopping,
-                () = pass_on(self.ending.id, &mut self.queue, &self.outlet), if queued => {
-                    if self.queue.is_empty() {
-                        self.step(Input::Passed);
-                    }
-                }
-                (done, left) = job(&mut self.work) => {
-                    if let Err(reason) = self.job_done(done, left) {
+                permit = place(&self.outlet), if wants_place => self.permit = Some(permit),
+                (done, max, left) = job(&mut self.work) => {
+                    if let Err(reason) = self.job_done(done, max, left) {
                         break reason;
                     }
                 }
@@ -241,14 +270,10 @@ impl Parts {
     }
 }
 
-/// Passes on one notice when there is room for it.
-async fn pass_on(id: Uuid, queue: &mut VecDeque<Notice>, outlet: &Outlet) {
-    match outlet.notices.reserve().await {
-        Ok(permit) => {
-            if let Some(notice) = queue.pop_front() {
-                permit.send((id, notice));
-            }
-        }
+/// A place in the reader's queue.
+async fn place(outlet: &Outlet) -> OwnedPermit<(Uuid, Notice)> {
+    match outlet.notices.clone().reserve_owned().await {
+        Ok(permit) => permit,
         // The reader is gone: it ends this subscription by dropping its handle.
         Err(_closed) => pending().await,
     }
@@ -259,9 +284,9 @@ async fn stop(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// Ends by itself when the future of a job does.
-async fn job(work: &mut Work) -> (Option<JobDone>, usize) {
+async fn job(work: &mut Work) -> (Option<JobDone>, usize, usize) {
     match work {
-        Work::Job(job, left) => (job.await, *left),
+        Work::Job(job, max, left) => (job.await, *max, *left),
         _ => pending().await,
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use actadb_model::ids::{PartitionId, PartitionKey};
-use actadb_model::limits::{PROGRESS_EVENTS_DEFAULT, SUBSCRIPTIONS_PER_CONNECTION_MAX};
+use actadb_model::limits::{
+    PROGRESS_EVENTS_DEFAULT, SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX,
+};
 use actadb_model::names::StreamId;
 pub use actadb_store::follow::Source;
 pub use actadb_subscription::filter::Filter;
@@ -35,7 +37,8 @@ pub enum Topics {
 /// Where to begin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum From {
-    /// Behind everything that is committed at one moment between the request and its answer.
+    /// Behind everything that is committed in a source at one moment between the request and its
+    /// answer; several sources may each have a moment of their own.
     #[default]
     Latest,
     /// At this version or sequence, inclusive, in every stream or partition.
@@ -127,6 +130,9 @@ pub enum SubscribeError {
     /// One connection has as many as it can have.
     #[error("a connection has at most {SUBSCRIPTIONS_PER_CONNECTION_MAX} subscriptions")]
     TooMany,
+    /// The database has as many as it can have.
+    #[error("the server has at most {SUBSCRIPTIONS_MAX} subscriptions")]
+    TooManyOfAll,
 }
 
 fn of(named: &Option<String>) -> String {
@@ -185,6 +191,9 @@ pub struct Outlet {
 pub struct Inlet {
     notices: mpsc::Receiver<(Uuid, Notice)>,
     ends: mpsc::Receiver<(Uuid, EndReason)>,
+    /// An end, and how many notices were there when it came: what that subscription sent is among
+    /// them.
+    ended: Option<(Uuid, EndReason, usize)>,
     /// Kept so that waiting goes on when there is no subscription.
     outlet: Outlet,
 }
@@ -201,8 +210,9 @@ pub enum Arrival {
 impl Default for Inlet {
     fn default() -> Self {
         let (notices_out, notices) = mpsc::channel(NOTICES_MAX);
-        let (ends_out, ends) = mpsc::channel(2 * SUBSCRIPTIONS_PER_CONNECTION_MAX);
-        Self { notices, ends, outlet: Outlet { notices: notices_out, ends: ends_out } }
+        let (ends_out, ends) = mpsc::channel(SUBSCRIPTIONS_PER_CONNECTION_MAX);
+        let outlet = Outlet { notices: notices_out, ends: ends_out };
+        Self { notices, ends, ended: None, outlet }
     }
 }
 
@@ -213,20 +223,41 @@ impl Inlet {
         self.outlet.clone()
     }
 
-    /// The next arrival. What a subscription sent comes before its end.
+    /// The next arrival. What a subscription sent comes before its end, and its end before what
+    /// others send later.
     pub async fn next(&mut self) -> Arrival {
-        tokio::select! {
-            biased;
-            Some((id, notice)) = self.notices.recv() => Arrival::Notice(id, notice),
-            Some((id, reason)) = self.ends.recv() => Arrival::Ended(id, reason),
-            else => std::future::pending().await,
+        loop {
+            if let Some(arrival) = self.try_next() {
+                return arrival;
+            }
+            tokio::select! {
+                biased;
+                Some((id, reason)) = self.ends.recv() => self.note_end(id, reason),
+                Some((id, notice)) = self.notices.recv() => return Arrival::Notice(id, notice),
+                else => std::future::pending().await,
+            }
         }
     }
 
     /// The next arrival, if it is there.
     pub fn try_next(&mut self) -> Option<Arrival> {
-        let notice = self.notices.try_recv().map(|(id, notice)| Arrival::Notice(id, notice));
-        notice.or_else(|_| self.ends.try_recv().map(|(id, why)| Arrival::Ended(id, why))).ok()
+        if self.ended.is_none()
+            && let Ok((id, reason)) = self.ends.try_recv()
+        {
+            self.note_end(id, reason);
+        }
+        if let Some((_, _, before)) = &mut self.ended
+            && *before > 0
+        {
+            *before -= 1;
+        } else if let Some((id, reason, _)) = self.ended.take() {
+            return Some(Arrival::Ended(id, reason));
+        }
+        self.notices.try_recv().ok().map(|(id, notice)| Arrival::Notice(id, notice))
+    }
+
+    fn note_end(&mut self, id: Uuid, reason: EndReason) {
+        self.ended = Some((id, reason, self.notices.len()));
     }
 }
 
@@ -235,6 +266,8 @@ impl Inlet {
 pub struct SubscriptionHandle {
     pub(crate) id: Uuid,
     pub(crate) actor: ActorRef<SubscriptionActor>,
+    /// Nobody wants to hear of its end any more.
+    pub(crate) dropped: Arc<AtomicBool>,
 }
 
 /// An acknowledgement of something that was not sent yet.
@@ -266,6 +299,7 @@ impl SubscriptionHandle {
 
 impl Drop for SubscriptionHandle {
     fn drop(&mut self) {
+        self.dropped.store(true, Ordering::Release);
         self.actor.kill();
     }
 }
