@@ -106,9 +106,10 @@ impl Options {
         }
     }
 
-    fn is_keyword(&self, word: &[u8]) -> bool {
-        ["FROM", "DEFAULT", "WINDOW", "NAMES", "PROGRESS"].iter().any(|name| is_word(word, name))
-            || (self.with_prefix && is_word(word, "PREFIX"))
+    fn is_keyword(word: &[u8]) -> bool {
+        // PREFIX is none of ESUB's options, and is not taken for a stream there either.
+        let words = ["FROM", "DEFAULT", "WINDOW", "NAMES", "PROGRESS", "PREFIX"];
+        words.iter().any(|name| is_word(word, name))
     }
 
     /// Takes all that are left.
@@ -166,7 +167,7 @@ impl Options {
         while let Some(word) = arguments.peek() {
             // Names may contain a '=', numbers do not.
             let Some((name, position)) = split_last(word, b'=') else {
-                if self.is_keyword(word) {
+                if Self::is_keyword(word) {
                     break;
                 }
                 let got = printable(word, 64);
@@ -236,7 +237,7 @@ pub fn subscribe_streams(mut arguments: Arguments<'_>) -> Result<StreamSubscript
             let text = format!("a subscription has at most {SUBSCRIPTION_STREAMS_MAX} streams");
             return Err(ErrorReply::invalid(text));
         }
-        if arguments.peek().is_none_or(|word| options.is_keyword(word)) {
+        if arguments.peek().is_none_or(|word| Options::is_keyword(word)) {
             break;
         }
     }

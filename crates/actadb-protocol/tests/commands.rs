@@ -789,6 +789,7 @@ fn what_is_wrong_with_a_subscription_is_told_by_name_and_value() {
         ("ESUB s WINDOW 1 WINDOW 1", "SYNTAX WINDOW is given twice"),
         ("ESUB s WINDOW 1 t", "SYNTAX unexpected argument 't' for ESUB"),
         ("ESUB s NAMES A,,B", "INVALIDARG event name must not be empty"),
+        ("ESUB s PREFIX x", "SYNTAX unexpected argument 'PREFIX' for ESUB"),
         ("ESUB s WINDOW 1 PREFIX x", "SYNTAX unexpected argument 'PREFIX' for ESUB"),
         (
             "EPSUB x",

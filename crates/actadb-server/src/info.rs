@@ -72,7 +72,7 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
         "clients" => vec![
             line("connected_clients", &registry.connected()),
             line("maxclients", &context.settings.network.max_clients),
-            line("blocked_clients", &0),
+            line("blocked_clients", &status.blocked_reads),
         ],
         "memory" => {
             let resident = resident_bytes();
