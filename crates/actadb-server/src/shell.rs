@@ -23,6 +23,9 @@ use output::Output;
 use prompt::{Prompt, Typed};
 use session::{Outcome, Session};
 
+/// Said of a line whose quotes do not balance, or stand inside of a word.
+const UNBALANCED: &str = "ERR unbalanced quotes: put an argument that has quotes in it into '...'";
+
 /// Arguments of `actadb shell`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -114,7 +117,7 @@ async fn from_terminal(session: &mut Session, address: &str) -> io::Result<bool>
             Line::Clear => prompt.clear()?,
             Line::Exit => return Ok(false),
             Line::Help(words) => session.tell(&syntax::help(&words))?,
-            Line::Unbalanced => session.tell_error("ERR unbalanced quotes")?,
+            Line::Unbalanced => session.tell_error(UNBALANCED)?,
             Line::Command(words) => {
                 if session.execute(&words).await? == Outcome::Closed {
                     return Ok(false);
@@ -134,7 +137,7 @@ async fn from_pipe(session: &mut Session) -> io::Result<bool> {
             Line::Help(words) => session.tell(&syntax::help(&words))?,
             Line::Unbalanced => {
                 failed = true;
-                session.tell_error("ERR unbalanced quotes")?;
+                session.tell_error(UNBALANCED)?;
             }
             Line::Command(words) => match session.execute(&words).await? {
                 Outcome::Done => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actadb_server::server::Server;
 use actadb_server::wire_client::{Value, WireClient};
 
-use crate::support::settings;
+use crate::support::{connect, number, page, settings, text};
 
 /// Waits a bounded time: a test that hangs says nothing.
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -368,4 +368,44 @@ async fn a_server_that_stops_closes_subscriptions_with_a_word() {
     assert_eq!(words, ["closed", id.as_str(), "TRYAGAIN the server is stopping"]);
     assert_eq!(waiting.reply().await, Value::Error("TRYAGAIN the server is stopping".into()));
     soon("the stop", stopped).await.expect("no panic");
+}
+
+/// redis-rs, as a stock client: it follows a stream with plain requests and replies.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_rs_follows_a_stream_with_block_in_both_protocols() {
+    let fixture = Fixture::start().await;
+    for protocol in [2, 3] {
+        let mut reader = connect(&fixture.server, protocol).await;
+        let mut writer = connect(&fixture.server, protocol).await;
+        let stream = format!("follow-{protocol}");
+        // A pipeline of a thousand is history, the rest comes while the reader waits.
+        let mut pipeline = redis::pipe();
+        for n in 0..1000 {
+            pipeline.cmd("EAPPEND").arg(&stream).arg("Happened").arg("PAYLOAD").arg(n);
+        }
+        let answers: Vec<redis::Value> = pipeline.query_async(&mut writer).await.expect("appends");
+        assert_eq!(answers.len(), 1000);
+        let later = {
+            let stream = stream.clone();
+            tokio::spawn(async move {
+                for n in 1000..1100 {
+                    let mut append = redis::cmd("EAPPEND");
+                    append.arg(&stream).arg("Happened").arg("PAYLOAD").arg(n);
+                    let _: redis::Value = append.query_async(&mut writer).await.expect("appends");
+                }
+            })
+        };
+        let mut next = 0;
+        while next < 1100 {
+            let mut scan = redis::cmd("ESCAN");
+            scan.arg(&stream).arg(next).arg("+").arg("COUNT").arg(77).arg("BLOCK").arg(0);
+            let found = soon("a page", scan.query_async(&mut reader)).await.expect("reads");
+            for event in page(&found).0 {
+                assert_eq!(number(&event, "stream_version"), next);
+                assert_eq!(text(&event, "payload"), next.to_string());
+                next += 1;
+            }
+        }
+        later.await.expect("no panic");
+    }
 }
