@@ -150,25 +150,5 @@ fn run(script: &str) -> String {
 
 #[test]
 fn every_script_gives_what_it_says() {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts");
-    let mut paths: Vec<_> = std::fs::read_dir(dir)
-        .expect("scripts")
-        .map(|entry| entry.expect("entry").path())
-        .collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    let mut wrong = Vec::new();
-    for path in paths {
-        let script = std::fs::read_to_string(&path).expect("a script");
-        let found = run(&script);
-        if found == script {
-            continue;
-        }
-        if std::env::var_os("UPDATE_SCRIPTS").is_some() {
-            std::fs::write(&path, found).expect("written");
-        } else {
-            wrong.push(format!("{}:\n{found}", path.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "scripts differ (UPDATE_SCRIPTS=1 rewrites):\n{}", wrong.join("\n"));
+    actadb_golden::check(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts"), run);
 }

@@ -13,6 +13,8 @@ const COLUMNS_MAX: usize = 100;
 const FLOORS: &[(&str, u32)] = &[
     ("actadb-model", 10),
     ("actadb-disk", 15),
+    // Only for the tests of the cores.
+    ("actadb-golden", 15),
     ("actadb-log", 20),
     ("actadb-index", 20),
     ("actadb-protocol", 20),
