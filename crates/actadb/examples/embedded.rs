@@ -6,6 +6,7 @@ use actadb::model::outcome::{AppendError, Refusal};
 use actadb::model::transaction::{NewEvent, Transaction};
 use actadb::model::version::ExpectedVersion;
 use actadb::reads::ReadStream;
+use actadb::subscriptions::{From, Notice, Subscribe, Topics};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         other => println!("unexpected: {other:?}"),
     }
 
-    let page = database.read_stream(ReadStream::all(account)).await?;
+    let page = database.read_stream(ReadStream::all(account.clone())).await?;
     for event in &page.events {
         println!(
             "{} {} {}",
@@ -44,6 +45,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             event.name(),
             String::from_utf8_lossy(event.payload())
         );
+    }
+
+    // Follow the stream from its beginning: history first, then what is appended from now on.
+    let follow = Subscribe::to(Topics::Streams(vec![(account.clone(), None)])).from(From::At(0));
+    let mut subscription = database.subscribe(follow).await?;
+    database.append(Transaction::single(event("Closed")?)?).await?;
+    let mut closed = false;
+    while !closed {
+        let Ok(Notice::Events(deliveries)) = subscription.next().await else { break };
+        for delivery in deliveries {
+            println!("heard of {} at cursor {}", delivery.event.name(), delivery.cursor);
+            closed = delivery.event.name() == "Closed";
+        }
     }
     database.close().await;
     std::fs::remove_dir_all(dir)?;
