@@ -40,7 +40,10 @@ async fn commands_from_a_pipe_are_carried_out_and_failures_are_told() {
     shell.type_line("EAPPEND s Opened EXPECTED_VERSION empty");
     assert!(shell.line().starts_with("(error) WRONGVER current stream version is 0"));
     shell.type_line("PING 'unbalanced");
-    assert_eq!(shell.line(), "(error) ERR unbalanced quotes");
+    assert_eq!(
+        shell.line(),
+        "(error) ERR unbalanced quotes: put an argument that has quotes in it into '...'"
+    );
     shell.type_line("PING");
     assert_eq!(shell.line(), "PONG");
     shell.type_line("exit");
