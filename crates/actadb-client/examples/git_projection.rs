@@ -84,7 +84,7 @@ fn count(transaction: &Transaction<'_>, author: &str, event: &Event) -> Result<(
         VALUES (?1, date(?2 / 1000, 'unixepoch', '-6 days', 'weekday 1'), 1, ?3)
         ON CONFLICT (author, monday) DO UPDATE
         SET commits = commits + 1, lines = lines + excluded.lines";
-    let (time, lines) = (event.timestamp_ms as i64, (insertions + deletions) as i64);
+    let (time, lines) = (event.timestamp_ms as i64, insertions.saturating_add(deletions) as i64);
     transaction.execute(upsert, params![author, time, lines])?;
     Ok(())
 }

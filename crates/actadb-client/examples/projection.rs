@@ -27,6 +27,7 @@ impl Counts {
     fn store(&self, file: &Path) -> Result<(), Box<dyn Error>> {
         let new = file.with_extension("new");
         std::fs::write(&new, serde_json::to_vec(self)?)?;
+        std::fs::File::open(&new)?.sync_all()?;
         Ok(std::fs::rename(new, file)?)
     }
 }

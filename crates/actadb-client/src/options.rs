@@ -95,8 +95,8 @@ impl ClientOptions {
     }
 
     /// Events of a subscription that may be on their way or held here unread, 1 to 1,000,000: this
-    /// bounds its memory. 1024 by default; [`Follow::window`](crate::Follow::window) is for one
-    /// subscription.
+    /// bounds its memory, together with the size of the events. 1024 by default;
+    /// [`Follow::window`](crate::Follow::window) is for one subscription.
     #[must_use]
     pub fn window(mut self, events: u32) -> Self {
         self.window = events.clamp(1, WINDOW_MAX);

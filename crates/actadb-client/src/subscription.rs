@@ -92,7 +92,10 @@ impl Delivery {
 
 /// A subscription: a [`Stream`] of `Result<Delivery, Error>` that reconnects by itself.
 ///
-/// It goes on behind the last event that it delivered, so none is skipped and none comes twice. It
+/// It goes on behind the last event that it delivered, so none is skipped and none comes twice,
+/// as long as it is the same log: a database that was restored or made anew, or that lost
+/// acknowledged events to a power loss (`fsync.mode` other than `always`), numbers other events
+/// alike, and nobody can tell. It
 /// tries to reconnect for as long as it lives. When it cannot go on - damaged data, a position that
 /// is no more, a refused password - its last item is the error. Dropping it ends it.
 #[derive(Debug)]

@@ -37,14 +37,16 @@ pub(crate) fn decide(
     transaction: Transaction,
 ) -> HeldResult {
     let durable = transaction.is_durable();
-    if let Some(refusal) = refuse_alone(rules, &transaction) {
-        return HeldResult { decided: Decided::Bad(refusal), until: 0, durable: false };
-    }
+    // First of all: rules may have become stricter since it was appended, and a retry is told where
+    // it is, whatever they say today.
     if let Some(known) = known_ids(heads, &transaction) {
         return HeldResult {
             durable: durable && !matches!(known.decided, Decided::Bad(_)),
             ..known
         };
+    }
+    if let Some(refusal) = refuse_alone(rules, &transaction) {
+        return HeldResult { decided: Decided::Bad(refusal), until: 0, durable: false };
     }
     match number(heads, ids, position, now, transaction) {
         Ok(numbered) => {

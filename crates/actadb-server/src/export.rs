@@ -65,6 +65,8 @@ enum ExportError {
     Short { what: String, found: String, wanted: u64 },
     #[error("the server answered {command} with something else than a page of events")]
     NoPage { command: String },
+    #[error("the server sent no whole answer for {seconds} s")]
+    Silent { seconds: u64 },
     #[error("interrupted")]
     Interrupted,
 }

@@ -29,7 +29,8 @@ Without --stream and --partition all partitions are followed. Order is exact wit
 within a partition. Events go to standard output, all else to standard error. A lost connection is
 made again, and goes on behind the last event printed. Ctrl-C ends with exit code 0.
 
-A line of --json is what `actadb import` reads.")]
+A line of --json is what `actadb import` reads; the lines of one transaction may stand apart, and
+then become several. `actadb export` keeps them together.")]
 pub struct TailArgs {
     /// Follow this stream
     #[arg(long, value_name = "STREAM", conflicts_with_all = ["partition", "all", "prefix"])]

@@ -5,12 +5,15 @@
 //! source comes between the events of a transaction.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::ExportError;
 use crate::wire_client::{Value, WireClient, WireEvent};
 
 /// Pages asked for and not yet answered at most: so many reads a server takes of a connection.
 const DEPTH: usize = 4;
+/// How long the server may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Events of a page.
 const PAGE_EVENTS: u64 = 1000;
 
@@ -56,7 +59,11 @@ impl Reading {
             Scope::All => {
                 let hello = call(&mut client, &["HELLO".into()]).await?;
                 let partitions = hello.get("num_partitions").and_then(Value::number);
-                for partition in 0..partitions.unwrap_or(0) {
+                let partitions = partitions.ok_or_else(|| {
+                    let text = "it does not tell num_partitions; is it an ActaDB server?".into();
+                    ExportError::Refused { command: "HELLO".into(), text }
+                })?;
+                for partition in 0..partitions {
                     sources.push(partition_source(partition.to_string()));
                 }
             }
@@ -76,7 +83,7 @@ impl Reading {
         let mut reading =
             Self { client, waiting: VecDeque::new(), asked: VecDeque::new(), total: 0 };
         for (ask, mut source) in sources {
-            match reading.client.reply().await? {
+            match reply(&mut reading.client).await? {
                 Value::Error(text) => {
                     return Err(ExportError::Refused { command: ask.join(" "), text });
                 }
@@ -106,7 +113,7 @@ impl Reading {
             self.asked.push_back(source);
         }
         let Some(mut source) = self.asked.pop_front() else { return Ok(false) };
-        let reply = self.client.reply().await?;
+        let reply = reply(&mut self.client).await?;
         if source.take(&reply, out)? {
             // One source after the other as far as possible: then its lines stand together.
             self.waiting.push_front(source);
@@ -176,9 +183,17 @@ fn complete(events: &[WireEvent]) -> usize {
     events.len() - torn
 }
 
+/// The next reply. A server that is gone without a word must not hold an export for ever.
+async fn reply(client: &mut WireClient) -> Result<Value, ExportError> {
+    match tokio::time::timeout(PATIENCE, client.reply()).await {
+        Ok(reply) => Ok(reply?),
+        Err(_elapsed) => Err(ExportError::Silent { seconds: PATIENCE.as_secs() }),
+    }
+}
+
 async fn call(client: &mut WireClient, words: &[String]) -> Result<Value, ExportError> {
     queue(client, words);
-    match client.reply().await? {
+    match reply(client).await? {
         Value::Error(text) => Err(ExportError::Refused { command: words.join(" "), text }),
         value => Ok(value),
     }

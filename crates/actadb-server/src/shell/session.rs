@@ -69,7 +69,14 @@ impl Session {
                 self.client = Some(client).filter(|_| !is("RESET") && !is("QUIT"));
                 reply
             }
-            Waited::For(Err(error)) => return self.lost(&error),
+            Waited::For(Err(error)) => {
+                let outcome = self.lost(&error)?;
+                if is("EAPPEND") || is("EMAPPEND") {
+                    let hint = "(the append may have been carried out: look before you repeat it)";
+                    self.output.remark(hint)?;
+                }
+                return Ok(outcome);
+            }
             Waited::Interrupted => {
                 let appends = is("EAPPEND") || is("EMAPPEND");
                 let more = if appends { "; the append may still be carried out" } else { "" };
@@ -136,7 +143,11 @@ impl Session {
             tokio::task::yield_now().await;
             match parts.first().and_then(Value::text) {
                 Some("closed") => {
-                    self.client = Some(client);
+                    // Replies to acknowledgements that are on their way are nobody else's.
+                    let drained = self.interrupts.wait(drain(&mut client, unanswered)).await;
+                    if let Waited::For(Ok(())) = drained {
+                        self.client = Some(client);
+                    }
                     return Ok(Outcome::Failed);
                 }
                 Some("message") => {
