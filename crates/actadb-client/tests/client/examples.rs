@@ -1,12 +1,12 @@
 //! The examples run, and say what they should.
 
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is for those who run it alone")]
 #[path = "../../examples/optimistic_loop.rs"]
 mod optimistic_loop;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is for those who run it alone")]
 #[path = "../../examples/projection.rs"]
 mod projection;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is for those who run it alone")]
 #[path = "../../examples/quick_start.rs"]
 mod quick_start;
 

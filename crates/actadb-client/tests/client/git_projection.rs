@@ -1,6 +1,6 @@
 //! The projection of a git history is killed at random points, and counts right all the same.
 
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is for those who run it alone")]
 #[path = "../../examples/git_projection.rs"]
 mod example;
 

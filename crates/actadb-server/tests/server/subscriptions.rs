@@ -370,6 +370,34 @@ async fn a_server_that_stops_closes_subscriptions_with_a_word() {
     soon("the stop", stopped).await.expect("no panic");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_behind_a_waiting_read_hides_no_close_and_has_a_limit() {
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    client.send("ESCAN quiet - + BLOCK 0");
+    for _ in 0..100 {
+        client.send("PING");
+    }
+    client.0.flush().await.expect("sent");
+    fixture.until(0, 1).await;
+    drop(client);
+    fixture.until(0, 0).await;
+
+    let mut client = fixture.client().await;
+    client.send("ESCAN quiet - + BLOCK 0");
+    let message = "x".repeat(1 << 20);
+    for _ in 0..10 {
+        client.send(&format!("ECHO {message}"));
+    }
+    // The connection may break before all is sent.
+    let _ = soon("the end", client.0.flush()).await;
+    fixture.until(0, 0).await;
+    if let Ok(said) = soon("the word", client.0.reply()).await {
+        let text = "ERR Protocol error: too many bytes of requests behind one that waits";
+        assert_eq!(said, Value::Error(text.into()));
+    }
+}
+
 /// redis-rs, as a stock client: it follows a stream with plain requests and replies.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_rs_follows_a_stream_with_block_in_both_protocols() {
