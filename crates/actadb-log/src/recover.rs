@@ -345,6 +345,7 @@ impl Recovery {
                     file: last.file,
                     position: last.end,
                     allocated,
+                    filled: last.end,
                 })
             }
             None => None,

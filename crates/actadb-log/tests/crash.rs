@@ -28,6 +28,7 @@ fn settings(disk: &SimDisk) -> LogSettings {
         dir: dir(),
         identity: LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(2) },
         segment_bytes: SEGMENT_BYTES,
+        zero_fill_bytes: 16 << 10,
     }
 }
 
@@ -393,4 +394,62 @@ fn a_recovery_that_loses_power_while_it_removes_segments_leaves_no_gap() {
             assert!(recovered.is_ok(), "stop {stop} seed {seed}: {:?}", recovered.err());
         }
     }
+}
+
+fn entry_of(index: u64, extra: usize) -> Entry {
+    Entry { term: 1, index, kind: EntryKind::Batch, body: body(index, 0, extra) }
+}
+
+#[test]
+fn frames_that_reach_new_blocks_carry_zeros_and_the_others_do_not() {
+    // Fills of 16 KiB, frames of some 1 KiB: each write is a step of the disk, each fill another.
+    let (disk, mut writer) = new_log();
+    writer.make_room(60_000).expect("room");
+    writer.write(&entry_of(1, 900)).expect("the header, the frame, and zeros behind it");
+    let mut fills = 0;
+    for index in 2..=40 {
+        let before = disk.steps();
+        writer.write(&entry_of(index, 900)).expect("write");
+        fills += disk.steps() - before - 1;
+    }
+    assert_eq!(fills, 2, "at 16 and at 32 KiB");
+
+    let before = disk.steps();
+    writer.write(&entry_of(41, 9_000)).expect("write");
+    assert_eq!(disk.steps() - before, 1, "a frame larger than half a fill goes without");
+
+    let bytes = disk.contents(&segment_path(&dir(), 1)).expect("a segment");
+    let never = LogSettings { zero_fill_bytes: 0, ..settings(&SimDisk::new()) };
+    never.disk.create_dir_all(&dir()).expect("dir");
+    let plain = never.disk.clone();
+    let mut writer = Recovery::start(never, 0).expect("opens").finish().expect("opens").writer;
+    writer.make_room(60_000).expect("room");
+    for index in 1..=40 {
+        writer.write(&entry_of(index, 900)).expect("write");
+    }
+    writer.write(&entry_of(41, 9_000)).expect("write");
+    let file = plain.open_read(&segment_path(&dir(), 1)).expect("open");
+    let mut without = vec![0; file.len().expect("length") as usize];
+    file.read_exact_at(&mut without, 0).expect("read");
+    assert_eq!(bytes, without, "filled or not, the same bytes");
+}
+
+#[test]
+fn zeros_that_find_no_space_cost_no_append_and_zeros_that_fail_are_final() {
+    let (disk, mut writer) = new_log();
+    writer.make_room(60_000).expect("room");
+    // The header of the segment, the frame; the fill is the third write.
+    disk.fail_write_after(2, std::io::ErrorKind::StorageFull);
+    writer.write(&entry_of(1, 900)).expect("the frame is there");
+    assert_eq!(disk.injected_failures(), 1, "the fill was the one to fail");
+    writer.write(&entry_of(2, 900)).expect("and so is the next");
+    writer.sync().expect("sync");
+    let (_, found) = recover(&disk, 2).expect("opens");
+    assert_eq!(found.len(), 2);
+
+    let (disk, mut writer) = new_log();
+    writer.make_room(60_000).expect("room");
+    disk.fail_write_after(2, std::io::ErrorKind::Other);
+    let failed = writer.write(&entry_of(1, 900)).expect_err("as any write that fails");
+    assert!(!failed.is_no_room());
 }

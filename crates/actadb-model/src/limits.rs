@@ -25,6 +25,11 @@ pub const SEGMENT_MIN_BYTES: u64 = 1 << 20;
 pub const SEGMENT_MAX_BYTES: u64 = 2 << 30;
 /// Space is allocated ahead of the write position in steps of this many bytes.
 pub const ALLOCATION_STEP_BYTES: u64 = 16 << 20;
+/// Default of `segment.zero_fill_bytes`: how far ahead of the write position an allocated segment
+/// is filled with zeros.
+pub const ZERO_FILL_DEFAULT_BYTES: u64 = 256 << 10;
+/// Largest `segment.zero_fill_bytes`: the sync behind a fill waits for all of it.
+pub const ZERO_FILL_MAX_BYTES: u64 = 16 << 20;
 /// A transaction takes at most this fraction (one over n) of a segment.
 pub const SEGMENT_TRANSACTION_FRACTION: u64 = 4;
 /// Full segments of one bucket that may wait for their index before proposals wait, too.
@@ -40,6 +45,8 @@ pub const NO_ROOM_RETRY_NS: u64 = 1_000_000_000;
 /// Bodies of one entry are closed at this size even if more proposals wait, unless a single
 /// proposal is larger.
 pub const ENTRY_TARGET_BYTES: usize = 4 << 20;
+/// An entry of this many proposals waits for no others: one sync for 64 is cheap for each.
+pub const GATHER_MAX_PROPOSALS: usize = 64;
 /// Committed entries kept in memory per bucket for readers, in bytes.
 pub const TAIL_BYTES: usize = 8 << 20;
 /// How much a scan reads from a segment at a time, in bytes.

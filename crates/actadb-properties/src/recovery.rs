@@ -38,6 +38,7 @@ fn settings(disk: &SimDisk) -> LogSettings {
         dir: dir().to_owned(),
         identity: identity(),
         segment_bytes: SEGMENT_BYTES,
+        zero_fill_bytes: 4 << 10,
     }
 }
 

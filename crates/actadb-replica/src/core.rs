@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use actadb_model::entry::{Entry, EntryKind, Proposal, Room};
 use actadb_model::ids::PartitionId;
 use actadb_model::limits::{
-    ENTRY_TARGET_BYTES, NO_ROOM_RETRY_NS, SLOT_SAVE_BYTES, SLOT_SAVE_IDLE_NS,
+    ENTRY_TARGET_BYTES, GATHER_MAX_PROPOSALS, NO_ROOM_RETRY_NS, SLOT_SAVE_BYTES, SLOT_SAVE_IDLE_NS,
 };
 use actadb_model::outcome::{ClosedReason, RefusedReason};
 use actadb_model::time::Now;
@@ -245,11 +245,11 @@ impl ReplicaCore {
         [sync, save, self.room.wake_at()].into_iter().flatten().min()
     }
 
-    /// Whether proposals wait that are few beside the last entry's: whoever is about to append
-    /// may well join them.
+    /// Whether proposals wait that are fewer than the last entry had: whoever is about to append
+    /// may well join them. A large entry shares its sync among enough of them as it is.
     #[must_use]
     pub fn may_gather(&self) -> bool {
-        let few = self.queue.len() * 2 < self.last_batch;
+        let few = self.queue.len() < self.last_batch.min(GATHER_MAX_PROPOSALS);
         few && !self.queue.is_empty() && matches!(self.busy, Busy::Idle)
     }
 

@@ -6,7 +6,7 @@
 //! > propose PARTITION SEQUENCE COUNT BYTES [durable] [epoch N]
 //! > flush | tick | stop | written INDEX [synced N] [filled] [room A S N] | noroom
 //! > synced | allocated A S N | allocation-failed [room A S N] | saved | not-saved | failed
-//! > sealed | seal-failed | seal-noroom | want-sync | wait MS | wake
+//! > sealed | seal-failed | seal-noroom | want-sync | wait MS | wake | may-gather
 //! ```
 
 use std::fmt::Write as _;
@@ -137,6 +137,11 @@ fn run(script: &str) -> String {
             let wake =
                 core.wake_at().map(|at| format!("wakes in {} ms", (at - now.mono_ns) / 1_000_000));
             writeln!(text, "{}", wake.unwrap_or("sleeps".into())).expect("a string grows");
+            continue;
+        }
+        if command == "may-gather" {
+            let answer = if core.may_gather() { "yes" } else { "no" };
+            writeln!(text, "{answer}").expect("a string grows");
             continue;
         }
         let mut out = Vec::new();

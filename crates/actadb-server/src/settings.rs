@@ -119,6 +119,8 @@ pub struct Count {
 pub struct Segment {
     /// Size of a segment, fixed for the database's life.
     pub size_bytes: u64,
+    /// How far ahead of what is written a segment is filled with zeros.
+    pub zero_fill_bytes: u64,
 }
 
 /// When the disk is synced.
@@ -205,7 +207,10 @@ impl Default for Settings {
             },
             partition: Count { count: limits::PARTITIONS_DEFAULT },
             bucket: Count { count: BUCKETS_DEFAULT },
-            segment: Segment { size_bytes: limits::SEGMENT_DEFAULT_BYTES },
+            segment: Segment {
+                size_bytes: limits::SEGMENT_DEFAULT_BYTES,
+                zero_fill_bytes: limits::ZERO_FILL_DEFAULT_BYTES,
+            },
             fsync: Fsync { mode: FsyncWord::Always, interval_ms: 1000 },
             runtime: Runtime { threads: 0 },
             read: Read { threads: 4 },
@@ -226,6 +231,7 @@ impl Settings {
             partitions: self.partition.count,
             buckets: self.bucket.count,
             segment_bytes: self.segment.size_bytes,
+            zero_fill_bytes: self.segment.zero_fill_bytes,
             fsync: match self.fsync.mode {
                 FsyncWord::Always => FsyncMode::Always,
                 FsyncWord::Interval => FsyncMode::Interval(self.fsync.interval_ms * 1_000_000),

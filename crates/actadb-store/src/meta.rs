@@ -10,7 +10,7 @@ use actadb_log::segment::segment_numbers;
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::LogSettings;
 use actadb_model::ids::{BucketId, Partitioning};
-use actadb_model::limits::SEGMENT_MAX_BYTES;
+use actadb_model::limits::{SEGMENT_MAX_BYTES, ZERO_FILL_DEFAULT_BYTES};
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -59,6 +59,7 @@ pub struct Directory {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     meta: Meta,
+    zero_fill_bytes: u64,
     _lock: Box<dyn DiskLock>,
 }
 
@@ -104,7 +105,7 @@ impl Directory {
                 wanted
             }
         };
-        Ok(Self { disk, root: root.to_owned(), meta, _lock: lock })
+        Ok(Self::new(disk, root, meta, lock))
     }
 
     /// Locks an existing database; for tools on a stopped one.
@@ -123,7 +124,20 @@ impl Directory {
         let lock = lock(&*disk, root)?;
         let meta = read(&*disk, root)?
             .ok_or_else(|| OpenError::NotADatabase(root.display().to_string()))?;
-        Ok(Self { disk, root: root.to_owned(), meta, _lock: lock })
+        Ok(Self::new(disk, root, meta, lock))
+    }
+
+    fn new(disk: Arc<dyn Disk>, root: &Path, meta: Meta, lock: Box<dyn DiskLock>) -> Self {
+        let (root, zero_fill_bytes) = (root.to_owned(), ZERO_FILL_DEFAULT_BYTES);
+        Self { disk, root, meta, zero_fill_bytes, _lock: lock }
+    }
+
+    /// Logs opened from here on are filled with zeros this far ahead: see
+    /// [`LogSettings::zero_fill_bytes`].
+    #[must_use]
+    pub fn with_zero_fill(mut self, bytes: u64) -> Self {
+        self.zero_fill_bytes = bytes;
+        self
     }
 
     /// What is fixed for its life.
@@ -152,6 +166,7 @@ impl Directory {
             dir: bucket_dir(&self.root, bucket),
             identity: LogIdentity { database: self.meta.database, bucket },
             segment_bytes: self.meta.segment_bytes,
+            zero_fill_bytes: self.zero_fill_bytes,
         }
     }
 }

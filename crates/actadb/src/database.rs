@@ -109,9 +109,10 @@ impl Database {
             .map_err(OpenError::Thread)?;
         let (disk, dir) = (options.disk.clone(), options.dir.clone());
         let directory = executor
-            .read(move || Directory::open_or_create(disk, &dir, wanted).map(Arc::new))
+            .read(move || Directory::open_or_create(disk, &dir, wanted))
             .await
             .unwrap_or_else(|| panic!("opening the directory panicked"))?;
+        let directory = Arc::new(directory.with_zero_fill(options.zero_fill_bytes));
 
         let mut opened = Vec::new();
         for bucket in partitioning.all_buckets() {

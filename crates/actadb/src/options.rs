@@ -35,6 +35,9 @@ pub struct Options {
     pub buckets: u16,
     /// Size of a segment file in bytes, 1 MiB to 2 GiB. Fixed for the database's life.
     pub segment_bytes: u64,
+    /// How far ahead of what is written a segment is filled with zeros, in bytes; 0 for never,
+    /// which is right for file systems that never write in place.
+    pub zero_fill_bytes: u64,
     /// When an append counts as committed, and when the disk is synced.
     pub fsync: FsyncMode,
     /// Refuse appends that do not name one expected version.
@@ -77,6 +80,7 @@ impl Options {
             partitions: limits::PARTITIONS_DEFAULT,
             buckets: BUCKETS_DEFAULT,
             segment_bytes: limits::SEGMENT_DEFAULT_BYTES,
+            zero_fill_bytes: limits::ZERO_FILL_DEFAULT_BYTES,
             fsync: FsyncMode::Always,
             strict_versioning: false,
             max_transaction_bytes: limits::TRANSACTION_MAX_BYTES,
@@ -100,6 +104,13 @@ impl Options {
                 limits::SEGMENT_MIN_BYTES,
                 limits::SEGMENT_MAX_BYTES,
                 self.segment_bytes
+            )));
+        }
+        let fill = self.zero_fill_bytes;
+        if fill > limits::ZERO_FILL_MAX_BYTES || !fill.is_multiple_of(4096) {
+            return Err(OpenError::Options(format!(
+                "segment.zero_fill_bytes must be a multiple of 4096 up to {}, got {fill}",
+                limits::ZERO_FILL_MAX_BYTES
             )));
         }
         let least = self.transaction_limit();

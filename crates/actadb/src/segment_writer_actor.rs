@@ -23,6 +23,11 @@ use crate::clock::Clock;
 use crate::executor::{Command, Executor, WriterThread};
 use crate::status::BucketBoard;
 
+/// How many turns of the runtime an entry that is smaller than the last one waits: in one the
+/// sockets are looked at, in the next the connections read, then the partitions decide, and in the
+/// fourth their proposals are here.
+const GATHER_TURNS: usize = 4;
+
 /// Decided transactions of one partition, in order.
 #[derive(Debug)]
 pub(crate) struct Proposals(pub(crate) Vec<Proposal>);
@@ -151,10 +156,12 @@ impl Actor for SegmentWriterActor {
     ) -> Result<Option<Signal<Self>>, Infallible> {
         loop {
             if mailbox.is_empty() && !self.gathered && self.side.may_gather() {
-                // Whoever is ready to append joins this entry: the tasks that can run, run once,
-                // and the sockets are looked at. It costs microseconds, a sync of its own many.
+                // Whoever is ready to append joins this entry. It costs microseconds, a sync of
+                // its own many.
                 self.gathered = true;
-                tokio::task::yield_now().await;
+                for _ in 0..GATHER_TURNS {
+                    tokio::task::yield_now().await;
+                }
             }
             if mailbox.is_empty() {
                 self.gathered = false;
