@@ -104,6 +104,10 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
                 line("total_error_replies", &errors),
                 line("total_reads", &status.reads),
                 line("total_events_read", &status.read_events),
+                line(
+                    "total_syncs",
+                    &status.buckets.iter().map(|b| b.sync_seconds.count).sum::<u64>(),
+                ),
             ]
         }
         "replication" => vec![

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use actadb::model::dice::SplitMix64;
 use bytes::{BufMut, BytesMut};
 
-use super::streams::{Stream, Streams};
+use super::streams::{EventId, Stream, Streams};
 use super::{BenchArgs, Mode};
 use crate::wire_client::{Digits, put_bulk, put_command, put_length};
 
@@ -49,6 +49,8 @@ pub(super) struct Template {
     after: BytesMut,
     end: BytesMut,
     page: u64,
+    /// One of these goes behind the head.
+    ids: Vec<EventId>,
     /// Replies of one operation.
     pub(super) replies: u32,
     /// How its events are counted.
@@ -67,6 +69,7 @@ impl Template {
             after: BytesMut::new(),
             end: BytesMut::new(),
             page: 0,
+            ids: Vec::new(),
             replies: 1,
             counted,
         }
@@ -77,6 +80,7 @@ impl Template {
 pub(super) fn template(args: &BenchArgs, streams: &Streams) -> Template {
     match (args.mode, args.redis) {
         (Mode::Ping, _) => ping(),
+        (Mode::Get, _) => get(streams),
         (Mode::Read, false) => read(args, streams, b"ESCAN", Counted::InnerItems),
         (Mode::Read, true) => read(args, streams, b"XRANGE", Counted::Items),
         (Mode::Append, false) => append(args, streams),
@@ -88,6 +92,15 @@ fn ping() -> Template {
     let mut template = Template::new(Counted::Fixed(0));
     put_command(&mut template.head, &[b"PING"]);
     template.events = 0;
+    template
+}
+
+fn get(streams: &Streams) -> Template {
+    let mut template = Template::new(Counted::Fixed(1));
+    put_length(&mut template.head, b'*', 2);
+    put_bulk(&mut template.head, b"EGET");
+    template.events = 0;
+    template.ids = streams.ids().to_vec();
     template
 }
 
@@ -194,6 +207,10 @@ impl Commands {
         let template = &*self.template;
         out.reserve(template.head.len() + template.end.len());
         out.put_slice(&template.head);
+        if !template.ids.is_empty() {
+            let at = self.dice.below(template.ids.len() as u64);
+            put_bulk(out, &template.ids[at as usize]);
+        }
         if let Some(stream) = self.streams.get_mut(self.next) {
             if template.keyed {
                 put_bulk(out, &stream.key);

@@ -67,14 +67,14 @@ pub(super) struct Report {
     target: &'static str,
     address: String,
     payload_bytes: usize,
-    catch_up_events: u64,
-    catch_up_seconds: f64,
-    catch_up_events_per_second: f64,
+    pub(super) catch_up_events: u64,
+    pub(super) catch_up_seconds: f64,
+    pub(super) catch_up_events_per_second: f64,
     live_rate: f64,
     live_events: u64,
-    live_p50_ms: f64,
+    pub(super) live_p50_ms: f64,
     live_p95_ms: f64,
-    live_p99_ms: f64,
+    pub(super) live_p99_ms: f64,
     live_max_ms: f64,
     /// One 4 KiB write and sync of a file that was written before, the median.
     sync_p50_ms: Option<f64>,
@@ -143,7 +143,7 @@ async fn connect(args: &FollowArgs) -> Result<WireClient, ClientError> {
 }
 
 /// The median of a 4 KiB write and sync of a file that was written before, in milliseconds.
-fn sync_p50(dir: &std::path::Path) -> io::Result<f64> {
+pub(super) fn sync_p50(dir: &std::path::Path) -> io::Result<f64> {
     let path = dir.join(format!("actadb-bench-{}.tmp", std::process::id()));
     let measure = || {
         let file = File::create_new(&path)?;

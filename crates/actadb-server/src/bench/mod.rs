@@ -5,10 +5,12 @@
 //! a server that stalls is charged for all that it delayed ("coordinated omission", Gil Tene).
 
 mod commands;
+mod compare;
 mod follow;
 mod load;
 mod pace;
 mod report;
+mod servers;
 mod streams;
 
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::wire_client::{ClientError, WireClient};
 use commands::Commands;
+use compare::CompareArgs;
 use follow::FollowArgs;
 use load::{Lane, Plan, Tallies};
 use pace::Pace;
@@ -39,6 +42,8 @@ pub enum Mode {
     Append,
     /// Read pages at random places: ESCAN; XRANGE with --redis
     Read,
+    /// Read single events at random places by their id: EGET
+    Get,
     /// PING
     Ping,
 }
@@ -49,6 +54,7 @@ impl Mode {
         match self {
             Self::Append => "append",
             Self::Read => "read",
+            Self::Get => "get",
             Self::Ping => "ping",
         }
     }
@@ -61,14 +67,16 @@ pub struct Bench {
     #[command(flatten)]
     load: Option<BenchArgs>,
     #[command(subcommand)]
-    follow: Option<Follow>,
+    other: Option<Other>,
 }
 
 /// What is measured otherwise than by a load of equal operations.
 #[derive(Clone, Debug, Subcommand)]
-enum Follow {
+enum Other {
     /// Catch up with a subscription, then hear of what is appended: EPSUB, ESUB; XREAD with --redis
     Subscribe(FollowArgs),
+    /// All loads on servers of its own and on a Redis server, in turn: a table with the ratios
+    Compare(CompareArgs),
 }
 
 /// Arguments of a load of equal operations.
@@ -136,6 +144,14 @@ enum BenchError {
     SharedStreams { connections: usize },
     #[error("Redis streams know no expected version: leave out --expected or --redis")]
     RedisExpected,
+    #[error("Redis streams know no ids of events: measure `read --count 1` with --redis")]
+    RedisGet,
+    #[error("--rows names {0:?}, which is no row; rows are {1}")]
+    NoRow(String, String),
+    #[error("a server for the comparison does not start: {0}")]
+    Server(String),
+    #[error("{0} keeps no log (appendonly no): start it with --appendonly yes --save ''")]
+    NoLog(String),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("preparing the streams failed: {0}")]
@@ -156,10 +172,19 @@ enum BenchError {
 /// Runs `actadb bench` and prints what was measured; exit code 1 when there were errors.
 pub async fn run(bench: Bench) -> ExitCode {
     match bench {
-        Bench { follow: Some(Follow::Subscribe(args)), .. } => follow(&args).await,
+        Bench { other: Some(Other::Subscribe(args)), .. } => follow(&args).await,
+        Bench { other: Some(Other::Compare(args)), .. } => match compare::run(&args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("actadb bench compare: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Bench { load: Some(args), .. } => load(&args).await,
         Bench { .. } => {
-            eprintln!("actadb bench: say what to measure: append, read, ping or subscribe");
+            eprintln!(
+                "actadb bench: say what to measure: append, read, get, ping, subscribe or compare"
+            );
             ExitCode::from(2)
         }
     }
@@ -284,6 +309,9 @@ fn check(args: &BenchArgs) -> Result<(), BenchError> {
     if args.expected && args.redis {
         return Err(BenchError::RedisExpected);
     }
+    if args.mode == Mode::Get && args.redis {
+        return Err(BenchError::RedisGet);
+    }
     if args.expected && args.streams.is_some_and(|streams| streams < args.connections) {
         return Err(BenchError::SharedStreams { connections: args.connections });
     }
@@ -316,6 +344,7 @@ mod tests {
             ("ping --rate -1", "--rate"),
             ("append --operations 0", "--operations"),
             ("append --expected --redis", "--expected"),
+            ("get --redis", "read --count 1"),
             ("append --expected --connections 4 --streams 3", "--streams 4"),
         ] {
             let line = line.replace("--rate -1", "--rate=-1");

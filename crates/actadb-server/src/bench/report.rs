@@ -22,22 +22,22 @@ pub(super) struct Report {
     expected: bool,
     rate: Option<f64>,
     /// From the first measured operation to the last answer.
-    seconds: f64,
-    operations: u64,
-    events: u64,
+    pub(super) seconds: f64,
+    pub(super) operations: u64,
+    pub(super) events: u64,
     /// Operations that failed.
     pub(super) errors: u64,
-    first_error: Option<String>,
+    pub(super) first_error: Option<String>,
     /// Due in an open loop, but not sent.
     unsent: u64,
-    operations_per_second: f64,
-    events_per_second: f64,
+    pub(super) operations_per_second: f64,
+    pub(super) events_per_second: f64,
     /// Payload bytes, in millions.
     mb_per_second: f64,
     mean_ms: f64,
-    p50_ms: f64,
+    pub(super) p50_ms: f64,
     p95_ms: f64,
-    p99_ms: f64,
+    pub(super) p99_ms: f64,
     p99_9_ms: f64,
     max_ms: f64,
 }
@@ -141,7 +141,7 @@ impl Report {
 }
 
 /// A rounded number with its thousands apart.
-fn whole(number: f64) -> String {
+pub(super) fn whole(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (place, digit) in digits.chars().enumerate() {

@@ -13,6 +13,10 @@ pub(super) const STREAMS_MAX: usize = 10_000_000;
 const DIGITS: usize = 8;
 /// Events that a stream is filled up to before it is read, when the user does not say.
 const EVENTS_DEFAULT: u64 = 1000;
+/// Most ids of events that are looked up.
+const IDS_MAX: usize = 100_000;
+/// Events of a page while they are.
+const PAGE_EVENTS: u64 = 1000;
 /// Filling: most events in flight.
 const WINDOW_EVENTS: u64 = 256;
 /// Filling: most payload bytes in flight.
@@ -30,11 +34,16 @@ pub(super) struct Stream {
 }
 
 /// All streams of a run: a common prefix and a number.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Streams {
     prefix: String,
     events: Vec<u64>,
+    /// Ids of events in them.
+    ids: Vec<EventId>,
 }
+
+/// The id of an event as text.
+pub(super) type EventId = [u8; 36];
 
 impl Streams {
     /// Names the streams; those that are to be read are filled up first.
@@ -46,14 +55,17 @@ impl Streams {
         client: &mut WireClient,
     ) -> Result<Self, BenchError> {
         match args.mode {
-            Mode::Ping => Ok(Self { prefix: String::new(), events: Vec::new() }),
+            Mode::Ping => Ok(Self::default()),
             Mode::Append => {
                 let run = Uuid::new_v4().simple().to_string();
                 Ok(Self::named(args, &format!("bench-{}-", &run[..12])))
             }
-            Mode::Read => {
+            Mode::Read | Mode::Get => {
                 let mut streams = Self::named(args, &format!("bench-read-{}-", args.payload_bytes));
                 streams.fill(args, client).await?;
+                if args.mode == Mode::Get {
+                    streams.look_up_ids(client).await?;
+                }
                 Ok(streams)
             }
         }
@@ -62,7 +74,12 @@ impl Streams {
     /// Streams without events.
     pub(super) fn named(args: &BenchArgs, prefix: &str) -> Self {
         let count = args.streams.unwrap_or(args.connections);
-        Self { prefix: prefix.into(), events: vec![0; count] }
+        Self { prefix: prefix.into(), events: vec![0; count], ids: Vec::new() }
+    }
+
+    /// Ids of events that are there.
+    pub(super) fn ids(&self) -> &[EventId] {
+        &self.ids
     }
 
     /// How many there are.
@@ -121,6 +138,32 @@ impl Streams {
                 events = until;
             }
             self.events[number] = events;
+        }
+        Ok(())
+    }
+
+    async fn look_up_ids(&mut self, client: &mut WireClient) -> Result<(), BenchError> {
+        for number in 0..self.len() {
+            let name = self.name(number);
+            let mut from = 0;
+            while from < self.events[number] && self.ids.len() < IDS_MAX {
+                let (start, count) = (Digits::of(from), Digits::of(PAGE_EVENTS));
+                let words: [&[u8]; 6] =
+                    [b"ESCAN", name.as_bytes(), start.bytes(), b"+", b"COUNT", count.bytes()];
+                let page = match client.call(&words).await? {
+                    Value::Error(text) => return Err(BenchError::Preparing(text)),
+                    page => page,
+                };
+                let Some(Value::Array(events)) = page.get("events") else {
+                    return Err(BenchError::Preparing(format!("a page of {page:?}")));
+                };
+                let ids = events.iter().filter_map(|event| event.get("event_id")?.text());
+                self.ids.extend(ids.filter_map(|id| EventId::try_from(id.as_bytes()).ok()));
+                from += PAGE_EVENTS;
+            }
+        }
+        if self.ids.is_empty() {
+            return Err(BenchError::Preparing("no event has an id".into()));
         }
         Ok(())
     }
