@@ -50,7 +50,8 @@ pub trait DiskLock: Debug + Send + Sync {}
 /// An open file. Reads and writes may run at once from several threads.
 #[expect(clippy::len_without_is_empty, reason = "nobody asks a file whether it is empty")]
 pub trait DiskFile: Debug + Send + Sync {
-    /// Reads up to `buf.len()` bytes; 0 at the end of the file.
+    /// Reads up to `buf.len()` bytes; 0 at the end of the file. Fails with `WouldBlock` where
+    /// the thread [must not wait](crate::no_wait) and the bytes are not in memory.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes up to `buf.len()` bytes into the system's cache. May be short. Not durable before

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile, DiskLock};
+use crate::no_wait;
 
 /// The real thing. Linux is supported; other Unix systems compile.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,7 +82,11 @@ impl Disk for OsDisk {
 
 impl DiskFile for OsFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        if no_wait::may_wait() {
+            return self.0.read_at(buf, offset);
+        }
+        no_wait::charge(buf.len())?;
+        read_cached(&self.0, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -124,6 +129,26 @@ impl DiskFile for OsFile {
     }
 }
 
+/// Reads what the page cache holds.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    let wanted = buf.len();
+    let mut bufs = [io::IoSliceMut::new(buf)];
+    match preadv2(file, &mut bufs, offset, ReadWriteFlags::NOWAIT) {
+        // Some kernels of the 5 series answer so for what is not cached, too.
+        Ok(0) if wanted > 0 && offset < file.metadata()?.len() => Err(no_wait::would_wait()),
+        // File systems that cannot tell.
+        Err(Errno::OPNOTSUPP) => Err(no_wait::would_wait()),
+        read => read.map_err(io::Error::from),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
+    Err(no_wait::would_wait())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +173,28 @@ mod tests {
         assert!(disk.lock(&dir.path().join("LOCK")).expect("lock").is_none());
         drop(lock);
         assert!(disk.lock(&dir.path().join("LOCK")).expect("lock").is_some());
+    }
+
+    #[test]
+    fn without_waiting_reads_come_from_the_cache_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = OsDisk.create(&dir.path().join("f")).expect("create");
+        let written: Vec<u8> = (0..10_000).map(|n| n as u8).collect();
+        file.write_all_at(&written, 0).expect("write");
+        let read = |allowed: usize, offset: u64| {
+            no_wait::without_waiting(allowed, || {
+                let mut buf = vec![0; 4000];
+                file.read_full_at(&mut buf, offset).map(|n| buf[..n].to_vec())
+            })
+        };
+        // Nothing promises that the cache still has it.
+        for (offset, end) in [(0, 4000), (8000, 10_000), (10_000, 10_000)] {
+            match read(1 << 20, offset) {
+                Ok(found) => assert_eq!(found, written[offset as usize..end]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        let refused = read(3999, 0).expect_err("more than is allowed");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -52,6 +52,12 @@ pub const TAIL_BYTES: usize = 8 << 20;
 /// How much a scan reads from a segment at a time, in bytes.
 pub const READ_CHUNK_BYTES: usize = 256 << 10;
 
+/// Pages of more events are read by the threads that read, wherever their bytes are.
+pub const INLINE_READ_EVENTS: usize = 1000;
+/// Most bytes of the system's cache that are read where a command is handled, before the read is
+/// handed to a thread that reads.
+pub const INLINE_READ_BYTES: usize = 512 << 10;
+
 /// Most partitions of a database.
 pub const PARTITIONS_MAX: u16 = 4096;
 /// Default of `partition.count`.

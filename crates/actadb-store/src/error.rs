@@ -104,6 +104,19 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// Whether the read was made [without waiting](actadb_disk::no_wait) and would have to wait.
+    #[must_use]
+    pub fn would_wait(&self) -> bool {
+        match self {
+            Self::Index(IndexError::Io { source, .. }) | Self::Log(LogError::Io { source, .. }) => {
+                source.kind() == std::io::ErrorKind::WouldBlock
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<Damage> for ReadError {
     fn from(damage: Damage) -> Self {
         Self::Damaged(damage)

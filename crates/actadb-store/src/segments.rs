@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use actadb_disk::disk::DiskFile;
+use actadb_disk::no_wait;
 use actadb_index::error::IndexError;
 use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
@@ -61,6 +62,9 @@ impl Segment {
     pub(crate) fn file(&self, settings: &LogSettings) -> Result<Arc<dyn DiskFile>, LogError> {
         if let Some(file) = self.file.get() {
             return Ok(file.clone());
+        }
+        if !no_wait::may_wait() {
+            return Err(LogError::io("open", &self.path)(no_wait::would_wait()));
         }
         let file = settings.disk.open_read(&self.path).map_err(LogError::io("open", &self.path))?;
         Ok(self.file.get_or_init(|| file).clone())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actadb_model::event::Event;
 use actadb_model::ids::{BucketId, PartitionId, PartitionKey, Partitioning, hash16};
-use actadb_model::limits::{FULL_SEGMENTS_MAX, PAGE_MAX_EVENTS};
+use actadb_model::limits::{FULL_SEGMENTS_MAX, INLINE_READ_EVENTS, PAGE_MAX_EVENTS};
 use actadb_model::names::StreamId;
 use actadb_model::outcome::{AppendError, AppendResult, Appended, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
@@ -225,9 +225,8 @@ impl Database {
         let ReadStream { stream, partition_key, mut scan } = read;
         let partition = self.partition_of_stream(&stream, partition_key);
         scan.count = scan.count.min(PAGE_MAX_EVENTS);
-        let page = self
-            .read(partition, move |reader| reader.read_stream(stream.as_str(), partition, scan))
-            .await?;
+        let read = move |reader: &Reader| reader.read_stream(stream.as_str(), partition, scan);
+        let page = self.read(partition, scan.count, read).await?;
         self.count_events(page.events.len());
         Ok(page)
     }
@@ -239,8 +238,8 @@ impl Database {
     pub async fn read_partition(&self, read: ReadPartition) -> Result<Page, ReadError> {
         let ReadPartition { partition, mut scan } = read;
         scan.count = scan.count.min(PAGE_MAX_EVENTS);
-        let page =
-            self.read(partition, move |reader| reader.read_partition(partition, scan)).await?;
+        let read = move |reader: &Reader| reader.read_partition(partition, scan);
+        let page = self.read(partition, scan.count, read).await?;
         self.count_events(page.events.len());
         Ok(page)
     }
@@ -251,7 +250,7 @@ impl Database {
     /// See [`ReadError`].
     pub async fn get(&self, id: Uuid) -> Result<Option<Event>, ReadError> {
         let partition = self.partitioning().partition_of_hash(hash16(id));
-        let event = self.read(partition, move |reader| reader.get(id)).await?;
+        let event = self.read(partition, 1, move |reader| reader.get(id)).await?;
         self.count_events(usize::from(event.is_some()));
         Ok(event)
     }
@@ -267,9 +266,9 @@ impl Database {
         partition_key: Option<PartitionKey>,
     ) -> Result<Option<u64>, ReadError> {
         let partition = self.partition_of_stream(&stream, partition_key);
-        let head =
-            self.read(partition, move |reader| reader.stream_head(stream.as_str(), partition));
-        Ok(head.await?.map(|head| head.version))
+        let read = move |reader: &Reader| reader.stream_head(stream.as_str(), partition);
+        let head = self.read(partition, 1, read).await?;
+        Ok(head.map(|head| head.version))
     }
 
     /// The last committed sequence of a partition, `None` when it has no events.
@@ -371,14 +370,20 @@ impl Database {
         }
     }
 
+    /// Reads some `events`: here, when all of it is in memory, else on a thread that may wait.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         partition: PartitionId,
-        job: impl FnOnce(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
+        events: usize,
+        job: impl Fn(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let reader = self.reader(partition)?;
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
-        let answer = self.inner.executor.read(move || job(&reader)).await;
+        let job = move || job(&reader);
+        let answer = match events <= INLINE_READ_EVENTS {
+            true => self.inner.executor.read_here_first(job).await,
+            false => self.inner.executor.read(job).await,
+        };
         let answer = answer.ok_or_else(|| ReadError::Failed("the read panicked".into()))?;
         Ok(answer?)
     }

@@ -9,7 +9,10 @@ use std::thread;
 use std::time::Instant;
 
 use actadb_bucket::job::{Done, perform};
+use actadb_disk::no_wait::without_waiting;
+use actadb_model::limits::INLINE_READ_BYTES;
 use actadb_replica::message::Work;
+use actadb_store::error::ReadError;
 use actadb_store::meta::Directory;
 use actadb_store::writer::BucketWriter;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -105,6 +108,17 @@ impl Executor {
         answered.await.ok()
     }
 
+    /// Runs a job that reads, here when it need not wait for the device; `None` when it panicked.
+    pub(crate) async fn read_here_first<T: Send + 'static>(
+        &self,
+        job: impl Fn() -> Result<T, ReadError> + Send + 'static,
+    ) -> Option<Result<T, ReadError>> {
+        match read_here(&job) {
+            Some(read) => read,
+            None => self.read(job).await,
+        }
+    }
+
     /// Runs a job whose way back is its own business. Answers whether it was taken; the queue is
     /// sized so that it is.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
@@ -191,6 +205,17 @@ fn raise_priority() {
 
 #[cfg(not(target_os = "linux"))]
 fn raise_priority() {}
+
+/// Runs a job that reads, if it need not wait for the device: `Some(None)` when it panicked.
+pub(crate) fn read_here<T>(
+    job: impl Fn() -> Result<T, ReadError>,
+) -> Option<Option<Result<T, ReadError>>> {
+    let read = || catch_unwind(AssertUnwindSafe(&job)).ok();
+    match without_waiting(INLINE_READ_BYTES, read) {
+        Some(Err(error)) if error.would_wait() => None,
+        read => Some(read),
+    }
+}
 
 /// A thread that runs one job after the other, and lives on when one panics.
 fn one_thread(name: &str, jobs: usize) -> std::io::Result<mpsc::Sender<Job>> {

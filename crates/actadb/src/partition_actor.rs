@@ -10,6 +10,7 @@ use actadb_model::keys::{Facts, Keys};
 use actadb_model::outcome::ClosedReason;
 use actadb_model::transaction::Transaction;
 use actadb_partition::message::{FetchId, FromReplica, Input};
+use actadb_store::error::ReadError;
 use actadb_store::facts::facts;
 use actadb_store::reader::Reader;
 use kameo::error::Infallible;
@@ -18,7 +19,7 @@ use kameo::prelude::*;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::executor::Executor;
+use crate::executor::{Executor, read_here};
 use crate::segment_writer_actor::{Proposals, SegmentWriterActor, WantSync};
 use crate::status::BucketBoard;
 use crate::waiting::{Waiter, Waiting};
@@ -102,16 +103,18 @@ impl PartitionActor {
     fn fetch(&self, fetch: FetchId, keys: Keys) {
         let (reader, others) = (self.reader.clone(), self.others.clone());
         let (partition, answer) = (self.partition, self.facts.0.clone());
-        let taken = self.executor.submit(move || {
-            let look = AssertUnwindSafe(|| facts(&reader, &others, partition, &keys));
+        let look = move || facts(&reader, &others, partition, &keys);
+        let tell = move |found: Option<Result<Facts, ReadError>>| {
             // A look-up that panics must not leave its append waiting.
-            let found = match catch_unwind(look) {
-                Ok(found) => found.map_err(|error| error.to_string()),
-                Err(_panic) => Err("the look-up of stream heads and event ids panicked".into()),
-            };
+            let panicked = || Err("the look-up of stream heads and event ids panicked".into());
+            let found = found.map_or_else(panicked, |found| found.map_err(|e| e.to_string()));
             // Sized by the permits, as every parked append holds one.
             let _ = answer.try_send((fetch, found));
-        });
+        };
+        if let Some(found) = read_here(&look) {
+            return tell(found);
+        }
+        let taken = self.executor.submit(move || tell(catch_unwind(AssertUnwindSafe(look)).ok()));
         assert!(taken, "the pool's queue is sized by the permits");
     }
 

@@ -10,7 +10,7 @@ use actadb_model::limits::{PAGE_MAX_EVENTS, SUBSCRIPTIONS_MAX};
 use actadb_model::names::StreamId;
 use actadb_store::follow::{Follower, Source};
 use actadb_store::hashes::{DEFAULT_NAMESPACE, stream_hash};
-use actadb_store::reader::{Page, Scan};
+use actadb_store::reader::{Page, Reader, Scan};
 use actadb_subscription::core::{Sources, Start, SubscriptionCore};
 use kameo::mailbox;
 use kameo::prelude::*;
@@ -153,8 +153,9 @@ impl Database {
             Source::Partition(partition) => Ok(self.reader(*partition)?.next_sequence(*partition)),
             Source::Stream(stream, partition) => {
                 let (stream, partition) = (stream.clone(), *partition);
-                let head = self
-                    .read(partition, move |reader| reader.stream_head(stream.as_str(), partition));
+                let head = self.read(partition, 1, move |reader| {
+                    reader.stream_head(stream.as_str(), partition)
+                });
                 Ok(head.await?.map_or(0, |head| head.version + 1))
             }
         }
@@ -282,18 +283,18 @@ impl Database {
             // Most commits are none of its business, and worth no job.
             return Ok(Page::default());
         }
-        let read = self.read(partition, move |reader| {
+        let read = move |reader: &Reader| {
             // What is not there yet comes into this segment or a later one.
             let newest = reader.newest_segment();
-            let page = match stream {
+            let page = match &stream {
                 Some(stream) => {
                     reader.read_stream_since(stream.as_str(), partition, scan, since)?
                 }
                 None => reader.read_partition(partition, scan)?,
             };
             Ok((page, newest))
-        });
-        let (page, newest) = read.await?;
+        };
+        let (page, newest) = self.read(partition, scan.count, read).await?;
         look.since = newest;
         Ok(page)
     }
