@@ -3,6 +3,7 @@
 use std::fmt;
 use uuid::Uuid;
 
+use crate::default_keys::default_key;
 use crate::limits::{BUCKETS_MAX, PARTITIONS_MAX};
 use crate::names::StreamId;
 
@@ -45,7 +46,7 @@ impl PartitionKey {
     /// The default key of a stream: the UUIDv5 of its id in [`STREAM_NAMESPACE`].
     #[must_use]
     pub fn of_stream(stream: &str) -> Self {
-        Self(Uuid::new_v5(&STREAM_NAMESPACE, stream.as_bytes()))
+        default_key(stream)
     }
 
     /// The key as a UUID.

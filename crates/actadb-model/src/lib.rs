@@ -11,6 +11,7 @@
 //! ([`Now`](time::Now)) and identity is a value.
 #![warn(missing_docs)]
 
+mod default_keys;
 pub mod dice;
 pub mod entry;
 pub mod event;

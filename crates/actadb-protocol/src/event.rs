@@ -46,47 +46,52 @@ pub fn write_event(event: &EventRef<'_>, protocol: Protocol, out: &mut BytesMut)
     let variable =
         event.stream.len() + event.name.len() + event.metadata.len() + event.payload.len();
     out.reserve(variable + 400);
-    map(11, protocol, out);
-    simple("event_id", out);
-    simple_uuid(event.id, out);
-    simple("partition_key", out);
-    simple_uuid(event.partition_key.uuid(), out);
-    simple("partition_id", out);
-    integer(event.partition.0.into(), out);
-    simple("transaction_id", out);
-    simple_uuid(event.transaction_id, out);
-    simple("partition_sequence", out);
-    integer(event.sequence, out);
-    simple("stream_version", out);
-    integer(event.version, out);
-    simple("timestamp", out);
-    integer(event.timestamp_ns / 1_000_000, out);
-    simple("stream_id", out);
+    out.put_slice(match protocol {
+        Protocol::Resp2 => b"*22\r\n+event_id\r\n+",
+        Protocol::Resp3 => b"%11\r\n+event_id\r\n+",
+    });
+    uuid_text(event.id, out);
+    out.put_slice(b"\r\n+partition_key\r\n+");
+    uuid_text(event.partition_key.uuid(), out);
+    out.put_slice(b"\r\n+partition_id\r\n:");
+    integer_text(event.partition.0.into(), out);
+    out.put_slice(b"\r\n+transaction_id\r\n+");
+    uuid_text(event.transaction_id, out);
+    out.put_slice(b"\r\n+partition_sequence\r\n:");
+    integer_text(event.sequence, out);
+    out.put_slice(b"\r\n+stream_version\r\n:");
+    integer_text(event.version, out);
+    out.put_slice(b"\r\n+timestamp\r\n:");
+    integer_text(event.timestamp_ns / 1_000_000, out);
+    out.put_slice(b"\r\n+stream_id\r\n");
     bulk(event.stream.as_bytes(), out);
-    simple("event_name", out);
+    out.put_slice(b"+event_name\r\n");
     bulk(event.name.as_bytes(), out);
-    simple("metadata", out);
+    out.put_slice(b"+metadata\r\n");
     bulk(event.metadata, out);
-    simple("payload", out);
+    out.put_slice(b"+payload\r\n");
     bulk(event.payload, out);
 }
 
 /// `EAPPEND`: where the event landed.
 pub fn write_appended(appended: &Appended, protocol: Protocol, out: &mut BytesMut) {
     let Some(event) = appended.events.first() else { return };
-    map(6, protocol, out);
-    simple("event_id", out);
-    simple_uuid(event.id, out);
-    simple("partition_key", out);
-    simple_uuid(appended.partition_key.uuid(), out);
-    simple("partition_id", out);
-    integer(appended.partition.0.into(), out);
-    simple("partition_sequence", out);
-    integer(appended.first_sequence, out);
-    simple("stream_version", out);
-    integer(event.version, out);
-    simple("timestamp", out);
-    integer(event.timestamp_ns / 1_000_000, out);
+    out.put_slice(match protocol {
+        Protocol::Resp2 => b"*12\r\n+event_id\r\n+",
+        Protocol::Resp3 => b"%6\r\n+event_id\r\n+",
+    });
+    uuid_text(event.id, out);
+    out.put_slice(b"\r\n+partition_key\r\n+");
+    uuid_text(appended.partition_key.uuid(), out);
+    out.put_slice(b"\r\n+partition_id\r\n:");
+    integer_text(appended.partition.0.into(), out);
+    out.put_slice(b"\r\n+partition_sequence\r\n:");
+    integer_text(appended.first_sequence, out);
+    out.put_slice(b"\r\n+stream_version\r\n:");
+    integer_text(event.version, out);
+    out.put_slice(b"\r\n+timestamp\r\n:");
+    integer_text(event.timestamp_ns / 1_000_000, out);
+    out.put_slice(b"\r\n");
 }
 
 /// `EMAPPEND`: where the events landed.
@@ -137,12 +142,25 @@ pub(crate) fn simple(text: &str, out: &mut BytesMut) {
 }
 
 pub(crate) fn simple_uuid(uuid: Uuid, out: &mut BytesMut) {
+    out.put_u8(b'+');
+    uuid_text(uuid, out);
+    out.put_slice(b"\r\n");
+}
+
+fn uuid_text(uuid: Uuid, out: &mut BytesMut) {
     let mut buffer = Uuid::encode_buffer();
-    simple(uuid.hyphenated().encode_lower(&mut buffer), out);
+    out.put_slice(uuid.hyphenated().encode_lower(&mut buffer).as_bytes());
 }
 
 pub(crate) fn integer(number: u64, out: &mut BytesMut) {
-    header(b':', number.min(i64::MAX as u64), out);
+    out.put_u8(b':');
+    integer_text(number, out);
+    out.put_slice(b"\r\n");
+}
+
+/// RESP's integers have a sign.
+fn integer_text(number: u64, out: &mut BytesMut) {
+    digits(number.min(i64::MAX as u64), out);
 }
 
 pub(crate) fn bulk(bytes: &[u8], out: &mut BytesMut) {

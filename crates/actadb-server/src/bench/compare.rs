@@ -422,16 +422,31 @@ fn lines(rows: &[Row], sides: &[[Vec<Side>; 2]]) -> Vec<Line> {
     rows.iter().zip(sides).map(line).collect()
 }
 
+const COLUMNS: [&str; 12] = [
+    "row",
+    "ActaDB/s",
+    "Redis/s",
+    "ratio",
+    "of PING",
+    "p50 ms",
+    "p99 ms",
+    "server CPU us",
+    "client CPU us",
+    "RssAnon MB",
+    "log B/event",
+    "syncs/event",
+];
+
 fn table(comparison: &Comparison) -> String {
     let syncs: Vec<String> = comparison.sync_p50_ms.iter().map(|ms| format!("{ms:.3}")).collect();
     let mut text = format!(
         "Medians of {} rounds of {} s; per second: operations, or events where pages or a \
-         subscription are read.\nA 4 KiB write and sync of this disk takes {} ms.\n\n\
-         | row | ActaDB/s | Redis/s | ratio | of PING | p50 ms | p99 ms | server CPU us | client \
-         CPU us | RssAnon MB | log B/event | syncs/event |\n|---|---|---|---|---|---|---|---|---|---|---|---|",
+         subscription are read.\nA 4 KiB write and sync of this disk takes {} ms.\n\n| {} |\n{}|",
         comparison.rounds,
         comparison.seconds,
-        syncs.join(", ")
+        syncs.join(", "),
+        COLUMNS.join(" | "),
+        "|---".repeat(COLUMNS.len()),
     );
     for line in &comparison.lines {
         let ratio = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.2}x"));
@@ -442,7 +457,7 @@ fn table(comparison: &Comparison) -> String {
             format!("{} / {}", one(line.actadb, of, digits), one(line.redis, of, digits))
         };
         let rate = |side: Option<Side>| side.map_or("-".into(), |side| whole(side.per_second));
-        let cells = [
+        let cells: [String; COLUMNS.len()] = [
             line.what.to_owned(),
             rate(line.actadb),
             rate(line.redis),
