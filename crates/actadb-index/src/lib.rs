@@ -14,6 +14,7 @@
 //! be deleted and is rebuilt from its segment.
 
 pub mod audit;
+pub mod block_cache;
 pub mod error;
 pub mod format;
 pub mod open;

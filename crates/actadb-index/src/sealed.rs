@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::block_cache::{BlockCache, FileNumber};
 use crate::error::IndexError;
 use crate::format::{
     BLOCK_BYTES, BLOCK_PAYLOAD, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane,
@@ -46,6 +47,8 @@ pub struct SealedIndex {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     seed: u32,
+    number: FileNumber,
+    cache: BlockCache,
     described: Described,
     lanes: Vec<SealedLane>,
     pub(crate) postings: Table,
@@ -100,6 +103,8 @@ impl SealedIndex {
             file,
             path: path.to_owned(),
             seed,
+            number: FileNumber::next(),
+            cache: BlockCache::new(0),
             described: Described {
                 database,
                 bucket: 0,
@@ -173,6 +178,13 @@ impl SealedIndex {
         Ok(index)
     }
 
+    /// Lookups find blocks that were read before in `cache`.
+    #[must_use]
+    pub fn cached_in(mut self, cache: &BlockCache) -> Self {
+        self.cache = cache.clone();
+        self
+    }
+
     /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -221,7 +233,7 @@ impl SealedIndex {
         let end = at.saturating_add(limit).min(table.count);
         let mut places = Vec::with_capacity(end - at);
         while at < end {
-            let block = self.block(table.block + (at / per_block::<RawPlace>()) as u64)?;
+            let block = self.block_of::<RawPlace>(table, at)?;
             let before = places.len();
             let found = entries::<RawPlace>(&block, table, at).map(|raw| raw.0.get());
             places.extend(found.take(end - at));
@@ -242,7 +254,7 @@ impl SealedIndex {
         limit: usize,
     ) -> Result<Vec<(u64, u32)>, IndexError> {
         let wanted = group_lane(group, lane);
-        let mut at = self.lower_bound::<RawPosting>(self.postings, &|raw| {
+        let mut at = self.lower_bound::<RawPosting>(self.postings, wanted, &|raw| {
             (raw.group_lane.get(), raw.version.get()) < (wanted, version)
         })?;
         let mut found = Vec::new();
@@ -271,7 +283,7 @@ impl SealedIndex {
         limit: usize,
     ) -> Result<Vec<(u64, u32)>, IndexError> {
         let wanted = group_lane(group, lane);
-        let mut end = self.lower_bound::<RawPosting>(self.postings, &|raw| {
+        let mut end = self.lower_bound::<RawPosting>(self.postings, wanted, &|raw| {
             (raw.group_lane.get(), raw.version.get()) <= (wanted, version)
         })?;
         let mut found = Vec::new();
@@ -299,8 +311,9 @@ impl SealedIndex {
         let mut found = SmallVec::new();
         let mut from = Some(group_lane(group, 0));
         while let Some(wanted) = from {
-            let at = self
-                .lower_bound::<RawPosting>(self.postings, &|raw| raw.group_lane.get() < wanted)?;
+            let at = self.lower_bound::<RawPosting>(self.postings, wanted, &|raw| {
+                raw.group_lane.get() < wanted
+            })?;
             if at >= self.postings.count {
                 break;
             }
@@ -321,7 +334,7 @@ impl SealedIndex {
     /// # Errors
     /// A bad block, or what the device says.
     pub fn key_places(&self, key: u64) -> Result<SmallVec<[u32; 2]>, IndexError> {
-        let mut at = self.lower_bound::<RawKey>(self.keys, &|raw| raw.key.get() < key)?;
+        let mut at = self.lower_bound::<RawKey>(self.keys, key, &|raw| raw.key.get() < key)?;
         let mut found = SmallVec::new();
         while at < self.keys.count {
             let block = self.block_of::<RawKey>(self.keys, at)?;
@@ -345,35 +358,75 @@ impl SealedIndex {
         Ok(length / BLOCK_BYTES as u64)
     }
 
-    /// First entry for which `less` is false; `less` holds for a prefix of the table.
+    /// First entry for which `less` is false; `less` holds for a prefix of the table, which is
+    /// sorted by hashes first. Hashes are spread evenly, so the search begins where `hash` should
+    /// lie, and doubles its steps from there (exponential search: Bentley and Yao, "An almost
+    /// optimal algorithm for unbounded searching", 1976).
     fn lower_bound<T: Entry>(
         &self,
         table: Table,
+        hash: u64,
         less: &dyn Fn(&T) -> bool,
     ) -> Result<usize, IndexError> {
-        let (mut low, mut high) = (0, blocks_for::<T>(table.count));
-        // The answer lies in the last block whose first entry is less, or right behind it.
+        let blocks = blocks_for::<T>(table.count);
+        let begins_less = |at: usize| -> Result<bool, IndexError> {
+            let block = self.block_of::<T>(table, at * per_block::<T>())?;
+            let first = entries::<T>(&block, table, at * per_block::<T>()).next();
+            Ok(first.is_some_and(less))
+        };
+        // The answer lies in the last block whose first entry is less, or right behind it; there
+        // are at least `low` such blocks and at most `high`.
+        let (mut low, mut high, mut step) = (0, blocks, 1);
+        let mut probe = ((u128::from(hash) * blocks as u128) >> 64) as usize;
+        let upwards = probe < blocks && begins_less(probe)?;
+        if upwards {
+            low = probe + 1;
+        } else {
+            high = probe;
+        }
+        while low < high {
+            probe = if upwards { low - 1 + step } else { high.saturating_sub(step) };
+            if probe >= blocks {
+                break;
+            }
+            let less = begins_less(probe)?;
+            if less {
+                low = probe + 1;
+            } else {
+                high = probe;
+            }
+            if less != upwards {
+                break;
+            }
+            step *= 2;
+        }
         while low < high {
             let middle = low.midpoint(high);
-            let block = self.block(table.block + middle as u64)?;
-            let first = entries::<T>(&block, table, middle * per_block::<T>()).next();
-            if first.is_some_and(less) {
+            if begins_less(middle)? {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
         let Some(last) = low.checked_sub(1) else { return Ok(0) };
-        let block = self.block(table.block + last as u64)?;
         let start = last * per_block::<T>();
+        let block = self.block_of::<T>(table, start)?;
         let inside = entries::<T>(&block, table, start).take_while(|entry| less(entry)).count();
         Ok(start + inside)
     }
 
-    fn block_of<T: Entry>(&self, table: Table, at: usize) -> Result<Box<Block>, IndexError> {
-        self.block(table.block + (at / per_block::<T>()) as u64)
+    /// The block with an entry of a table, out of the cache or verified.
+    fn block_of<T: Entry>(&self, table: Table, at: usize) -> Result<Arc<Block>, IndexError> {
+        let number = table.block + (at / per_block::<T>()) as u64;
+        if let Some(block) = self.cache.get(self.number, number) {
+            return Ok(block);
+        }
+        let block: Arc<Block> = Arc::from(self.block(number)?);
+        self.cache.insert(self.number, number, &block);
+        Ok(block)
     }
 
+    /// A block as the file has it now, verified.
     pub(crate) fn block(&self, number: u64) -> Result<Box<Block>, IndexError> {
         let mut block = Box::new([0; BLOCK_BYTES]);
         let offset = number * BLOCK_BYTES as u64;

@@ -6,8 +6,9 @@ use std::path::Path;
 use actadb_disk::disk::Disk;
 use actadb_disk::sim::SimDisk;
 use actadb_index::audit::{Audit, Digest};
+use actadb_index::block_cache::BlockCache;
 use actadb_index::error::IndexError;
-use actadb_index::format::Described;
+use actadb_index::format::{BLOCK_BYTES, Described};
 use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
 use proptest::prelude::*;
@@ -33,7 +34,38 @@ fn seal(disk: &SimDisk, open: &OpenIndex) -> SealedIndex {
     disk.create_dir_all(Path::new("/b")).expect("dir");
     let path = Path::new("/b/1.index");
     SealedIndex::build(disk, path, &described(), open).expect("build");
-    SealedIndex::open(disk, path, described().database, 1, 7).expect("open")
+    let index = SealedIndex::open(disk, path, described().database, 1, 7).expect("open");
+    // So small that most blocks are pushed out before they are asked for again.
+    index.cached_in(&BlockCache::new(3 * BLOCK_BYTES))
+}
+
+#[test]
+fn a_lookup_among_many_keys_reads_few_blocks() {
+    let mut open = OpenIndex::new([(0, 0)]);
+    let mut dice = actadb_model::dice::SplitMix64::new(5);
+    let keys: Vec<u64> = (0..100_000).map(|_| dice.draw()).collect();
+    for (place, key) in keys.iter().enumerate() {
+        open.add_key(*key, place as u32);
+    }
+    let disk = SimDisk::new();
+    let (mut blocks, lookups) = (0, 200);
+    let index = seal(&disk, &open);
+    let path = index.path().to_owned();
+    for n in 0..lookups {
+        // A cache of its own counts what one lookup reads.
+        let cache = BlockCache::new(1 << 20);
+        let index = SealedIndex::open(&disk, &path, described().database, 1, 7).expect("open");
+        let index = index.cached_in(&cache);
+        let (place, absent) = (n * 499, dice.draw());
+        match n % 2 {
+            0 => assert_eq!(index.key_places(keys[place]).expect("good").to_vec(), [place as u32]),
+            _ => assert!(index.key_places(absent).expect("good").is_empty()),
+        }
+        blocks += cache.bytes() / BLOCK_BYTES;
+    }
+    // 294 blocks of keys; a binary search reads nine of them.
+    assert!(blocks <= 3 * lookups, "{blocks} blocks for {lookups} lookups");
+    assert!(blocks >= lookups, "every lookup reads a block");
 }
 
 /// Reads all blocks.

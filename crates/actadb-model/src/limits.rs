@@ -52,6 +52,8 @@ pub const TAIL_BYTES: usize = 8 << 20;
 /// How much a scan reads from a segment at a time, in bytes.
 pub const READ_CHUNK_BYTES: usize = 256 << 10;
 
+/// Default of `cache.index_bytes`: blocks of sealed indexes kept in memory.
+pub const INDEX_CACHE_DEFAULT_BYTES: usize = 32 << 20;
 /// Pages of more events are read by the threads that read, wherever their bytes are.
 pub const INLINE_READ_EVENTS: usize = 1000;
 /// Most bytes of the system's cache that are read where a command is handled, before the read is

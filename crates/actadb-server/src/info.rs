@@ -152,7 +152,8 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
         ],
         "caches" => {
             let heads: usize = status.buckets.iter().map(|bucket| bucket.heads).sum();
-            vec![line("stream_heads", &heads)]
+            let blocks = status.index_cache_bytes;
+            vec![line("stream_heads", &heads), line("index_bytes", &blocks)]
         }
         _ => Vec::new(),
     }

@@ -167,6 +167,8 @@ pub struct Read {
 pub struct Cache {
     /// Heads of streams kept in memory, over all partitions.
     pub stream_heads: usize,
+    /// Bytes of sealed indexes kept in memory.
+    pub index_bytes: usize,
 }
 
 /// Reading sealed segments again.
@@ -214,7 +216,7 @@ impl Default for Settings {
             fsync: Fsync { mode: FsyncWord::Always, interval_ms: 1000 },
             runtime: Runtime { threads: 0 },
             read: Read { threads: 4 },
-            cache: Cache { stream_heads: 262_144 },
+            cache: Cache { stream_heads: 262_144, index_bytes: limits::INDEX_CACHE_DEFAULT_BYTES },
             scrub: Scrub {
                 bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
                 interval_hours: SCRUB_INTERVAL_HOURS_DEFAULT,
@@ -242,6 +244,7 @@ impl Settings {
             append_timeout: Duration::from_millis(self.append.timeout_ms),
             permit_bytes: self.append.permit_bytes,
             cached_heads: self.cache.stream_heads,
+            index_cache_bytes: self.cache.index_bytes,
             read_threads: self.read.threads,
             scrub_bytes_per_second: self.scrub.bytes_per_second,
             scrub_interval: Duration::from_secs(self.scrub.interval_hours.saturating_mul(3600)),

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actadb_disk::disk::{Disk, DiskLock};
+use actadb_index::block_cache::BlockCache;
 use actadb_log::error::{Damage, LogError, SYNC};
 use actadb_log::format::{FORMAT_VERSION, LogIdentity};
 use actadb_log::segment::segment_numbers;
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::LogSettings;
 use actadb_model::ids::{BucketId, Partitioning};
-use actadb_model::limits::{SEGMENT_MAX_BYTES, ZERO_FILL_DEFAULT_BYTES};
+use actadb_model::limits::{INDEX_CACHE_DEFAULT_BYTES, SEGMENT_MAX_BYTES, ZERO_FILL_DEFAULT_BYTES};
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -60,6 +61,7 @@ pub struct Directory {
     root: PathBuf,
     meta: Meta,
     zero_fill_bytes: u64,
+    index_cache: BlockCache,
     _lock: Box<dyn DiskLock>,
 }
 
@@ -129,7 +131,8 @@ impl Directory {
 
     fn new(disk: Arc<dyn Disk>, root: &Path, meta: Meta, lock: Box<dyn DiskLock>) -> Self {
         let (root, zero_fill_bytes) = (root.to_owned(), ZERO_FILL_DEFAULT_BYTES);
-        Self { disk, root, meta, zero_fill_bytes, _lock: lock }
+        let index_cache = BlockCache::new(INDEX_CACHE_DEFAULT_BYTES);
+        Self { disk, root, meta, zero_fill_bytes, index_cache, _lock: lock }
     }
 
     /// Logs opened from here on are filled with zeros this far ahead: see
@@ -138,6 +141,20 @@ impl Directory {
     pub fn with_zero_fill(mut self, bytes: u64) -> Self {
         self.zero_fill_bytes = bytes;
         self
+    }
+
+    /// Buckets opened from here on keep up to so many bytes of their sealed indexes in memory, all
+    /// together.
+    #[must_use]
+    pub fn with_index_cache(mut self, bytes: usize) -> Self {
+        self.index_cache = BlockCache::new(bytes);
+        self
+    }
+
+    /// Blocks of sealed indexes in memory.
+    #[must_use]
+    pub fn index_cache(&self) -> &BlockCache {
+        &self.index_cache
     }
 
     /// What is fixed for its life.

@@ -284,6 +284,7 @@ impl Publisher {
     /// Lets readers use a sealed index instead of the memory.
     pub fn sealed(&mut self, index: SealedIndex) {
         let number = index.described().segment;
+        let index = index.cached_in(&self.shared.index_cache);
         let segment = Segment::new(&self.shared.settings, number, SegmentIndex::Sealed(index));
         let mut list = Vec::clone(&self.shared.list.load());
         match list.iter_mut().find(|segment| segment.number() == number) {

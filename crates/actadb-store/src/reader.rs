@@ -263,7 +263,8 @@ impl Reader {
         let key = event_id_hash(DEFAULT_NAMESPACE, id);
         let list = self.shared.list.load_full();
         let mut owner = None;
-        for segment in list.iter().rev() {
+        let likely = likely_segment(&list, id);
+        for segment in list[likely..].iter().chain(list[..likely].iter().rev()) {
             let places = segment.key_places(key)?;
             let found = fetch(&self.shared, segment, &places, &mut |transaction| {
                 let partition = transaction.partition;
@@ -421,6 +422,19 @@ impl StreamWalk<'_> {
         self.last = Some(version);
         Ok(visit(event))
     }
+}
+
+/// Position of the segment where an event id is looked for first, with those behind it before
+/// those in front of it. A UUIDv7 tells when it was made, and its event was appended then or soon
+/// after; of any other id only so much is known that recent ones are asked for more often.
+fn likely_segment(list: &[Arc<Segment>], id: Uuid) -> usize {
+    let newest = list.len().saturating_sub(1);
+    let Some(made) = id.get_timestamp().filter(|_| id.get_version_num() == 7) else {
+        return newest;
+    };
+    let (seconds, nanos) = made.to_unix();
+    let made_ns = seconds.saturating_mul(1_000_000_000).saturating_add(nanos.into());
+    list.partition_point(|segment| segment.last_time_ns() < made_ns).min(newest)
 }
 
 /// A slice forwards or backwards.

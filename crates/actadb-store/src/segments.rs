@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use actadb_disk::disk::DiskFile;
 use actadb_disk::no_wait;
+use actadb_index::block_cache::BlockCache;
 use actadb_index::error::IndexError;
 use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
@@ -68,6 +69,14 @@ impl Segment {
         }
         let file = settings.disk.open_read(&self.path).map_err(LogError::io("open", &self.path))?;
         Ok(self.file.get_or_init(|| file).clone())
+    }
+
+    /// Time of its last batch; the highest there is while the segment is not sealed.
+    pub(crate) fn last_time_ns(&self) -> u64 {
+        match &self.index {
+            SegmentIndex::Open(_) => u64::MAX,
+            SegmentIndex::Sealed(index) => index.described().last_time_ns,
+        }
     }
 
     /// First sequence of a partition in this segment, and the one behind its last.
@@ -158,6 +167,8 @@ pub(crate) struct Shared {
     /// Ascending by number.
     pub(crate) list: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) tail: RwLock<Tail>,
+    /// Blocks of sealed indexes.
+    pub(crate) index_cache: BlockCache,
     /// For each partition of the bucket, the sequence behind its last committed one.
     pub(crate) watermarks: Vec<AtomicU64>,
 }

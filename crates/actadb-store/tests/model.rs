@@ -43,6 +43,8 @@ fn meta() -> Meta {
 
 fn open(disk: &SimDisk) -> Result<(Directory, OpenedBucket), OpenError> {
     let directory = Directory::open_or_create(Arc::new(disk.clone()), root(), meta())?;
+    // So small that blocks come and go.
+    let directory = directory.with_index_cache(3 * 4096);
     let bucket = open_bucket(&directory, BUCKET)?;
     Ok((directory, bucket))
 }

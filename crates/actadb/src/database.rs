@@ -112,7 +112,10 @@ impl Database {
             .read(move || Directory::open_or_create(disk, &dir, wanted))
             .await
             .unwrap_or_else(|| panic!("opening the directory panicked"))?;
-        let directory = Arc::new(directory.with_zero_fill(options.zero_fill_bytes));
+        let directory = directory
+            .with_zero_fill(options.zero_fill_bytes)
+            .with_index_cache(options.index_cache_bytes);
+        let directory = Arc::new(directory);
 
         let mut opened = Vec::new();
         for bucket in partitioning.all_buckets() {
@@ -310,6 +313,7 @@ impl Database {
             partitioning: self.partitioning(),
             buckets: buckets.collect(),
             free_bytes: self.inner.directory.disk().free_bytes(self.inner.directory.root()).ok(),
+            index_cache_bytes: self.inner.directory.index_cache().bytes(),
             reads: self.inner.reads.load(Ordering::Relaxed),
             read_events: self.inner.read_events.load(Ordering::Relaxed),
             subscriptions: self.inner.counts.running.load(Ordering::Relaxed),

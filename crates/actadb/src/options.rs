@@ -50,6 +50,8 @@ pub struct Options {
     pub permit_bytes: u64,
     /// Stream heads kept in memory, over all partitions.
     pub cached_heads: usize,
+    /// Bytes of sealed indexes kept in memory.
+    pub index_cache_bytes: usize,
     /// Threads that read.
     pub read_threads: usize,
     /// How fast sealed segments are read again to find rot, in bytes per second; 0 for never.
@@ -87,6 +89,7 @@ impl Options {
             append_timeout: Duration::from_secs(10),
             permit_bytes: limits::PERMIT_BYTES_DEFAULT,
             cached_heads: 262_144,
+            index_cache_bytes: limits::INDEX_CACHE_DEFAULT_BYTES,
             read_threads: 4,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
             scrub_interval: Duration::from_secs(SCRUB_INTERVAL_HOURS_DEFAULT * 3600),
