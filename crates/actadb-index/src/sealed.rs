@@ -1,9 +1,11 @@
 //! The index of a full segment: a file of sorted tables, read block by block.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actadb_disk::disk::{Disk, DiskFile};
+use actadb_disk::handles::{Handle, Handles};
 use actadb_model::probe::{Mistake, made};
 use smallvec::SmallVec;
 use uuid::Uuid;
@@ -41,10 +43,28 @@ impl SealedLane {
     }
 }
 
+/// Where blocks are read.
+#[derive(Debug)]
+enum Source {
+    /// From a file that stays open.
+    File(Arc<dyn DiskFile>),
+    /// From one that is open while it is used.
+    Handle(Handle),
+}
+
+impl Source {
+    fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
+        match self {
+            Self::File(file) => Ok(file.clone()),
+            Self::Handle(handle) => handle.file(),
+        }
+    }
+}
+
 /// An index file, open. Lookups read blocks and check them.
 #[derive(Debug)]
 pub struct SealedIndex {
-    file: Arc<dyn DiskFile>,
+    file: Source,
     path: PathBuf,
     seed: u32,
     number: FileNumber,
@@ -100,7 +120,7 @@ impl SealedIndex {
         let damaged = |what| IndexError::Damaged { path: path.to_owned(), offset: 0, what };
         let seed = index_seed(database, bucket, segment);
         let mut index = Self {
-            file,
+            file: Source::File(file.clone()),
             path: path.to_owned(),
             seed,
             number: FileNumber::next(),
@@ -126,7 +146,7 @@ impl SealedIndex {
         if header.magic != MAGIC || header.version.get() > FORMAT_VERSION {
             return Err(damaged("not an index of a known version"));
         }
-        let length = index.file.len().map_err(IndexError::io("measure", path))?;
+        let length = file.len().map_err(IndexError::io("measure", path))?;
         if length != u64::from(header.block_count.get()) * BLOCK_BYTES as u64 {
             return Err(damaged("the file has another length than its header says"));
         }
@@ -182,6 +202,13 @@ impl SealedIndex {
     #[must_use]
     pub fn cached_in(mut self, cache: &BlockCache) -> Self {
         self.cache = cache.clone();
+        self
+    }
+
+    /// The file is open only while it is used, as `handles` will have it.
+    #[must_use]
+    pub fn opened_by(mut self, handles: &Handles) -> Self {
+        self.file = Source::Handle(handles.handle(&self.path));
         self
     }
 
@@ -354,7 +381,8 @@ impl SealedIndex {
     /// # Errors
     /// What the device says.
     pub fn blocks(&self) -> Result<u64, IndexError> {
-        let length = self.file.len().map_err(IndexError::io("measure", &self.path))?;
+        let file = self.file.file().map_err(IndexError::io("open", &self.path))?;
+        let length = file.len().map_err(IndexError::io("measure", &self.path))?;
         Ok(length / BLOCK_BYTES as u64)
     }
 
@@ -430,10 +458,9 @@ impl SealedIndex {
     pub(crate) fn block(&self, number: u64) -> Result<Box<Block>, IndexError> {
         let mut block = Box::new([0; BLOCK_BYTES]);
         let offset = number * BLOCK_BYTES as u64;
-        let n = self
-            .file
-            .read_full_at(&mut *block, offset)
-            .map_err(IndexError::io("read", &self.path))?;
+        let file = self.file.file().map_err(IndexError::io("open", &self.path))?;
+        let n =
+            file.read_full_at(&mut *block, offset).map_err(IndexError::io("read", &self.path))?;
         let damaged = |what| IndexError::Damaged { path: self.path.clone(), offset, what };
         if n < BLOCK_BYTES {
             return Err(damaged("the file ends inside a block"));

@@ -52,6 +52,9 @@ pub const TAIL_BYTES: usize = 8 << 20;
 /// How much a scan reads from a segment at a time, in bytes.
 pub const READ_CHUNK_BYTES: usize = 256 << 10;
 
+/// Default of `read.open_files`: segments and indexes kept open to read. Half of what a process may
+/// have open by default on Linux, beside its connections.
+pub const OPEN_FILES_DEFAULT: usize = 512;
 /// Default of `cache.index_bytes`: blocks of sealed indexes kept in memory.
 pub const INDEX_CACHE_DEFAULT_BYTES: usize = 32 << 20;
 /// Pages of more events are read by the threads that read, wherever their bytes are.

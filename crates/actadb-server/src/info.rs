@@ -152,8 +152,11 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
         ],
         "caches" => {
             let heads: usize = status.buckets.iter().map(|bucket| bucket.heads).sum();
-            let blocks = status.index_cache_bytes;
-            vec![line("stream_heads", &heads), line("index_bytes", &blocks)]
+            vec![
+                line("stream_heads", &heads),
+                line("index_bytes", &status.index_cache_bytes),
+                line("open_files", &status.open_files),
+            ]
         }
         _ => Vec::new(),
     }

@@ -80,8 +80,9 @@ fn impatient() -> ExitCode {
     std::process::exit(1)
 }
 
-/// File handles kept for segments, indexes and the admin listener.
-const HANDLES_RESERVED: u64 = 512;
+/// File handles kept beside those of `read.open_files`: four for each bucket, and these for the
+/// listeners, the log, and what asks for metrics.
+const HANDLES_RESERVED: usize = 64;
 
 /// Connections and segments are files: take what the hard limit gives, and do not promise more
 /// connections than that leaves.
@@ -94,7 +95,9 @@ fn fit_file_limit(settings: &mut Settings) {
         }
     }
     let Some(handles) = getrlimit(Resource::Nofile).current else { return };
-    let left = usize::try_from(handles.saturating_sub(HANDLES_RESERVED)).unwrap_or(usize::MAX);
+    let buckets = usize::from(settings.bucket.count);
+    let kept = settings.read.open_files.saturating_add(HANDLES_RESERVED + 4 * buckets);
+    let left = usize::try_from(handles).unwrap_or(usize::MAX).saturating_sub(kept);
     if settings.network.max_clients > left {
         tracing::warn!(
             configured = settings.network.max_clients,

@@ -159,6 +159,8 @@ pub struct Runtime {
 pub struct Read {
     /// Threads that read.
     pub threads: usize,
+    /// Segments and indexes kept open to read.
+    pub open_files: usize,
 }
 
 /// Memory.
@@ -215,7 +217,7 @@ impl Default for Settings {
             },
             fsync: Fsync { mode: FsyncWord::Always, interval_ms: 1000 },
             runtime: Runtime { threads: 0 },
-            read: Read { threads: 4 },
+            read: Read { threads: 4, open_files: limits::OPEN_FILES_DEFAULT },
             cache: Cache { stream_heads: 262_144, index_bytes: limits::INDEX_CACHE_DEFAULT_BYTES },
             scrub: Scrub {
                 bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
@@ -246,6 +248,7 @@ impl Settings {
             cached_heads: self.cache.stream_heads,
             index_cache_bytes: self.cache.index_bytes,
             read_threads: self.read.threads,
+            open_files: self.read.open_files,
             scrub_bytes_per_second: self.scrub.bytes_per_second,
             scrub_interval: Duration::from_secs(self.scrub.interval_hours.saturating_mul(3600)),
             execution: Execution::Threads,

@@ -107,7 +107,7 @@ impl Host {
         let disk = Arc::new(self.disk.clone());
         let directory = Directory::open_or_create(disk, Path::new("/db"), meta)?;
         // So small that blocks come and go, and that rot is met.
-        let directory = directory.with_index_cache(3 * 4096);
+        let directory = directory.with_index_cache(3 * 4096).with_open_files(3);
         let bucket = open_bucket(&directory, BucketId(0))?;
         self.places.retain(|(index, ..)| *index <= bucket.last.0);
         self.synced = bucket.last.0;

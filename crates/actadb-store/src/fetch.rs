@@ -90,12 +90,12 @@ impl Chunk {
         let Some(first) = places.first().copied().map(u64::from) else { return Ok(Bytes::new()) };
         if !self.has_whole(first) {
             let (low, high) = neighbourhood(places);
-            self.read(shared, segment, low, high - low + FIRST_READ_BYTES)?;
+            self.read(segment, low, high - low + FIRST_READ_BYTES)?;
         }
         let wanted = record::length(self.from(first));
         let wanted = wanted.unwrap_or(0).min(shared.settings.segment_bytes as usize);
         if wanted > self.from(first).len() {
-            self.read(shared, segment, first, wanted as u64)?;
+            self.read(segment, first, wanted as u64)?;
         }
         let found = self.from(first);
         Ok(Bytes::copy_from_slice(found.get(..wanted).unwrap_or(found)))
@@ -111,14 +111,8 @@ impl Chunk {
         start.and_then(|start| self.bytes.get(start..)).unwrap_or_default()
     }
 
-    fn read(
-        &mut self,
-        shared: &Shared,
-        segment: &Segment,
-        at: u64,
-        length: u64,
-    ) -> Result<(), LogError> {
-        let file = segment.file(&shared.settings)?;
+    fn read(&mut self, segment: &Segment, at: u64, length: u64) -> Result<(), LogError> {
+        let file = segment.file()?;
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.resize(length as usize, 0);
         let n = file.read_full_at(&mut bytes, at).map_err(LogError::io("read", segment.path()))?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actadb_disk::disk::{Disk, DiskLock};
+use actadb_disk::handles::Handles;
 use actadb_index::block_cache::BlockCache;
 use actadb_log::error::{Damage, LogError, SYNC};
 use actadb_log::format::{FORMAT_VERSION, LogIdentity};
@@ -11,7 +12,9 @@ use actadb_log::segment::segment_numbers;
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::LogSettings;
 use actadb_model::ids::{BucketId, Partitioning};
-use actadb_model::limits::{INDEX_CACHE_DEFAULT_BYTES, SEGMENT_MAX_BYTES, ZERO_FILL_DEFAULT_BYTES};
+use actadb_model::limits::{
+    INDEX_CACHE_DEFAULT_BYTES, OPEN_FILES_DEFAULT, SEGMENT_MAX_BYTES, ZERO_FILL_DEFAULT_BYTES,
+};
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -61,6 +64,7 @@ pub struct Directory {
     root: PathBuf,
     meta: Meta,
     zero_fill_bytes: u64,
+    handles: Handles,
     index_cache: BlockCache,
     _lock: Box<dyn DiskLock>,
 }
@@ -132,7 +136,8 @@ impl Directory {
     fn new(disk: Arc<dyn Disk>, root: &Path, meta: Meta, lock: Box<dyn DiskLock>) -> Self {
         let (root, zero_fill_bytes) = (root.to_owned(), ZERO_FILL_DEFAULT_BYTES);
         let index_cache = BlockCache::new(INDEX_CACHE_DEFAULT_BYTES);
-        Self { disk, root, meta, zero_fill_bytes, index_cache, _lock: lock }
+        let handles = Handles::new(disk.clone(), OPEN_FILES_DEFAULT);
+        Self { disk, root, meta, zero_fill_bytes, handles, index_cache, _lock: lock }
     }
 
     /// Logs opened from here on are filled with zeros this far ahead: see
@@ -149,6 +154,19 @@ impl Directory {
     pub fn with_index_cache(mut self, bytes: usize) -> Self {
         self.index_cache = BlockCache::new(bytes);
         self
+    }
+
+    /// Buckets opened from here on keep so many files open to read, all together.
+    #[must_use]
+    pub fn with_open_files(mut self, limit: usize) -> Self {
+        self.handles = Handles::new(self.disk.clone(), limit);
+        self
+    }
+
+    /// The files that are open to read.
+    #[must_use]
+    pub fn handles(&self) -> &Handles {
+        &self.handles
     }
 
     /// Blocks of sealed indexes in memory.

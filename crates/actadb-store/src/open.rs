@@ -63,6 +63,7 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
         partitioning,
         list: ArcSwap::from_pointee(Vec::new()),
         tail: RwLock::new(Tail::new(TAIL_BYTES)),
+        handles: directory.handles().clone(),
         index_cache: directory.index_cache().clone(),
         watermarks: (0..partition_count).map(|_| AtomicU64::new(0)).collect(),
     });

@@ -236,7 +236,7 @@ impl Publisher {
             _ => OpenIndex::new(lanes),
         };
         let index = SegmentIndex::Open(RwLock::new(index));
-        let segment = Arc::new(Segment::new(settings, number, index));
+        let segment = Arc::new(Segment::new(&self.shared, number, index));
         let mut list = Vec::clone(&self.shared.list.load());
         list.push(segment.clone());
         self.shared.list.store(Arc::new(list));
@@ -284,8 +284,9 @@ impl Publisher {
     /// Lets readers use a sealed index instead of the memory.
     pub fn sealed(&mut self, index: SealedIndex) {
         let number = index.described().segment;
-        let index = index.cached_in(&self.shared.index_cache);
-        let segment = Segment::new(&self.shared.settings, number, SegmentIndex::Sealed(index));
+        let Shared { handles, index_cache, .. } = &*self.shared;
+        let index = index.opened_by(handles).cached_in(index_cache);
+        let segment = Segment::new(&self.shared, number, SegmentIndex::Sealed(index));
         let mut list = Vec::clone(&self.shared.list.load());
         match list.iter_mut().find(|segment| segment.number() == number) {
             Some(slot) => *slot = Arc::new(segment),

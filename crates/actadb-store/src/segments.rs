@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use actadb_disk::disk::DiskFile;
-use actadb_disk::no_wait;
+use actadb_disk::handles::{Handle, Handles};
 use actadb_index::block_cache::BlockCache;
 use actadb_index::error::IndexError;
 use actadb_index::open::OpenIndex;
@@ -22,7 +22,7 @@ use crate::tail::Tail;
 pub struct Segment {
     number: u64,
     path: PathBuf,
-    file: OnceLock<Arc<dyn DiskFile>>,
+    handle: Handle,
     index: SegmentIndex,
 }
 
@@ -36,9 +36,10 @@ pub enum SegmentIndex {
 }
 
 impl Segment {
-    pub(crate) fn new(settings: &LogSettings, number: u64, index: SegmentIndex) -> Self {
-        let path = settings.segment_path(number);
-        Self { number, path, file: OnceLock::new(), index }
+    pub(crate) fn new(shared: &Shared, number: u64, index: SegmentIndex) -> Self {
+        let path = shared.settings.segment_path(number);
+        let handle = shared.handles.handle(&path);
+        Self { number, path, handle, index }
     }
 
     /// Its number.
@@ -59,16 +60,9 @@ impl Segment {
         &self.path
     }
 
-    /// Its file, opened at first use.
-    pub(crate) fn file(&self, settings: &LogSettings) -> Result<Arc<dyn DiskFile>, LogError> {
-        if let Some(file) = self.file.get() {
-            return Ok(file.clone());
-        }
-        if !no_wait::may_wait() {
-            return Err(LogError::io("open", &self.path)(no_wait::would_wait()));
-        }
-        let file = settings.disk.open_read(&self.path).map_err(LogError::io("open", &self.path))?;
-        Ok(self.file.get_or_init(|| file).clone())
+    /// Its file, opened when it is not.
+    pub(crate) fn file(&self) -> Result<Arc<dyn DiskFile>, LogError> {
+        self.handle.file().map_err(LogError::io("open", &self.path))
     }
 
     /// Time of its last batch; the highest there is while the segment is not sealed.
@@ -167,6 +161,8 @@ pub(crate) struct Shared {
     /// Ascending by number.
     pub(crate) list: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) tail: RwLock<Tail>,
+    /// Files that are read.
+    pub(crate) handles: Handles,
     /// Blocks of sealed indexes.
     pub(crate) index_cache: BlockCache,
     /// For each partition of the bucket, the sequence behind its last committed one.

@@ -44,7 +44,7 @@ fn meta() -> Meta {
 fn open(disk: &SimDisk) -> Result<(Directory, OpenedBucket), OpenError> {
     let directory = Directory::open_or_create(Arc::new(disk.clone()), root(), meta())?;
     // So small that blocks come and go.
-    let directory = directory.with_index_cache(3 * 4096);
+    let directory = directory.with_index_cache(3 * 4096).with_open_files(3);
     let bucket = open_bucket(&directory, BUCKET)?;
     Ok((directory, bucket))
 }

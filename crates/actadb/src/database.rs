@@ -114,6 +114,7 @@ impl Database {
             .unwrap_or_else(|| panic!("opening the directory panicked"))?;
         let directory = directory
             .with_zero_fill(options.zero_fill_bytes)
+            .with_open_files(options.open_files)
             .with_index_cache(options.index_cache_bytes);
         let directory = Arc::new(directory);
 
@@ -313,6 +314,7 @@ impl Database {
             partitioning: self.partitioning(),
             buckets: buckets.collect(),
             free_bytes: self.inner.directory.disk().free_bytes(self.inner.directory.root()).ok(),
+            open_files: self.inner.directory.handles().open_files(),
             index_cache_bytes: self.inner.directory.index_cache().bytes(),
             reads: self.inner.reads.load(Ordering::Relaxed),
             read_events: self.inner.read_events.load(Ordering::Relaxed),

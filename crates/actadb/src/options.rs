@@ -50,6 +50,8 @@ pub struct Options {
     pub permit_bytes: u64,
     /// Stream heads kept in memory, over all partitions.
     pub cached_heads: usize,
+    /// Segments and indexes kept open to read.
+    pub open_files: usize,
     /// Bytes of sealed indexes kept in memory.
     pub index_cache_bytes: usize,
     /// Threads that read.
@@ -89,6 +91,7 @@ impl Options {
             append_timeout: Duration::from_secs(10),
             permit_bytes: limits::PERMIT_BYTES_DEFAULT,
             cached_heads: 262_144,
+            open_files: limits::OPEN_FILES_DEFAULT,
             index_cache_bytes: limits::INDEX_CACHE_DEFAULT_BYTES,
             read_threads: 4,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,

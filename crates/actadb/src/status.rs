@@ -22,6 +22,8 @@ pub struct Status {
     pub partitioning: Partitioning,
     /// One per bucket.
     pub buckets: Vec<BucketStatus>,
+    /// Segments and indexes open to read.
+    pub open_files: usize,
     /// Bytes of sealed indexes in memory.
     pub index_cache_bytes: usize,
     /// Bytes that can still be allocated where the data lies; `None` when that cannot be asked.
