@@ -1,9 +1,10 @@
 //! Comparing an index file with what it should say, in constant memory: both are summed up entry
 //! by entry, and the sums must be equal. An entry that one side lacks changes a sum.
 
+use crate::blocks::{Block, Entry, RawPlace, Table, entries};
 use crate::error::IndexError;
 use crate::format::{BLOCK_BYTES, RawKey, RawPosting, blocks_for, group_lane, per_block};
-use crate::sealed::{Block, Entry, RawPlace, SealedIndex, Table, entries};
+use crate::sealed::SealedIndex;
 
 /// The entries of one section: how many, and the sum of a hash of each. Order does not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 
+use crate::blocks::Block;
 use crate::format::BLOCK_BYTES;
-use crate::sealed::Block;
 
 /// Names an open index file for as long as the process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

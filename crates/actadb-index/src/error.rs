@@ -29,7 +29,14 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// Whether the read was made [without waiting](actadb_disk::no_wait) and would have to wait.
+    #[must_use]
+    pub fn would_wait(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// What the device said to an attempt, given as a verb.
+    pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
     }

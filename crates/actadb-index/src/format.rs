@@ -122,6 +122,12 @@ pub(crate) fn index_seed(database: Uuid, bucket: u16, segment: u64) -> u32 {
     crc32c::crc32c_append(seed, &segment.to_le_bytes())
 }
 
+/// The same for the filter over segments `first` to `last`.
+pub(crate) fn filter_seed(database: Uuid, bucket: u16, first: u64, last: u64) -> u32 {
+    let seed = crc32c::crc32c_append(index_seed(database, bucket, first), b"filter");
+    crc32c::crc32c_append(seed, &last.to_le_bytes())
+}
+
 /// Checksum of block `number`: seeded with its number, so that a block in the wrong place is bad.
 pub(crate) fn block_checksum(seed: u32, number: u64, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(seed, &number.to_le_bytes()), payload)

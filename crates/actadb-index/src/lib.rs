@@ -15,7 +15,9 @@
 
 pub mod audit;
 pub mod block_cache;
+mod blocks;
 pub mod error;
+pub mod filter;
 pub mod format;
 pub mod open;
 pub mod sealed;

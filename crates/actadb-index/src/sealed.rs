@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use actadb_disk::disk::{Disk, DiskFile};
 use actadb_disk::handles::{Handle, Handles};
-use actadb_model::probe::{Mistake, made};
 use smallvec::SmallVec;
 use uuid::Uuid;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::FromBytes;
 
 use crate::block_cache::{BlockCache, FileNumber};
+use crate::blocks::{
+    Block, Entry, RawPlace, Table, entries, put_rows, replace_file, verified_block,
+};
 use crate::error::IndexError;
+use crate::filter::Sought;
 use crate::format::{
-    BLOCK_BYTES, BLOCK_PAYLOAD, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane,
-    RawPosting, block_checksum, blocks_for, group_lane, index_seed, per_block,
+    BLOCK_BYTES, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane, RawPosting,
+    blocks_for, group_lane, index_seed, per_block,
 };
 use crate::open::OpenIndex;
 
@@ -75,12 +78,6 @@ pub struct SealedIndex {
     pub(crate) keys: Table,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Table {
-    pub(crate) block: u64,
-    pub(crate) count: usize,
-}
-
 impl SealedIndex {
     /// Writes an index file: a temporary one, synced, renamed, its directory synced.
     ///
@@ -92,17 +89,7 @@ impl SealedIndex {
         described: &Described,
         open: &OpenIndex,
     ) -> Result<(), IndexError> {
-        let bytes = encode(described, open);
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let temporary = path.with_extension("index-new");
-        if disk.exists(&temporary).map_err(IndexError::io("look for", &temporary))? {
-            disk.remove(&temporary).map_err(IndexError::io("remove", &temporary))?;
-        }
-        let file = disk.create(&temporary).map_err(IndexError::io("create", &temporary))?;
-        file.write_all_at(&bytes, 0).map_err(IndexError::io("write", &temporary))?;
-        file.sync_data().map_err(IndexError::io("sync", &temporary))?;
-        disk.rename(&temporary, path).map_err(IndexError::io("rename", path))?;
-        disk.sync_dir(dir).map_err(IndexError::io("sync", dir))
+        replace_file(disk, path, &encode(described, open))
     }
 
     /// Opens the index of a segment, reading its header and its lanes.
@@ -456,48 +443,37 @@ impl SealedIndex {
 
     /// A block as the file has it now, verified.
     pub(crate) fn block(&self, number: u64) -> Result<Box<Block>, IndexError> {
-        let mut block = Box::new([0; BLOCK_BYTES]);
-        let offset = number * BLOCK_BYTES as u64;
         let file = self.file.file().map_err(IndexError::io("open", &self.path))?;
-        let n =
-            file.read_full_at(&mut *block, offset).map_err(IndexError::io("read", &self.path))?;
-        let damaged = |what| IndexError::Damaged { path: self.path.clone(), offset, what };
-        if n < BLOCK_BYTES {
-            return Err(damaged("the file ends inside a block"));
-        }
-        let stored = u32::from_le_bytes(
-            block[BLOCK_PAYLOAD..].try_into().map_err(|_| damaged("no checksum"))?,
-        );
-        let good = stored == block_checksum(self.seed, number, &block[..BLOCK_PAYLOAD]);
-        if !good && !made(Mistake::IndexTrusted) {
-            return Err(damaged("the block's checksum is wrong"));
-        }
-        Ok(block)
+        verified_block(&*file, &self.path, self.seed, number)
     }
-}
 
-pub(crate) type Block = [u8; BLOCK_BYTES];
+    /// Shows everything that can be sought here, groups more than once perhaps. Reads the whole
+    /// file past the cache.
+    ///
+    /// # Errors
+    /// A bad block, or what the device says.
+    pub fn for_each_sought(&self, visit: &mut dyn FnMut(Sought)) -> Result<(), IndexError> {
+        let mut last_group = None;
+        self.for_each_entry::<RawPosting>(self.postings, &mut |raw| {
+            let group = raw.group_lane.get() & !0xffff;
+            if last_group.replace(group) != Some(group) {
+                visit(Sought::group(group));
+            }
+        })?;
+        self.for_each_entry::<RawKey>(self.keys, &mut |raw| visit(Sought::key(raw.key.get())))
+    }
 
-/// What a block holds a row of.
-pub(crate) trait Entry: FromBytes + KnownLayout + Immutable + Unaligned + 'static {}
-impl<T: FromBytes + KnownLayout + Immutable + Unaligned + 'static> Entry for T {}
-
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct RawPlace(pub(crate) zerocopy::little_endian::U32);
-
-/// The entries of a table that lie in `block`, from entry `at` of the table on.
-pub(crate) fn entries<T: Entry>(
-    block: &Block,
-    table: Table,
-    at: usize,
-) -> impl Iterator<Item = &T> {
-    let rows = per_block::<T>();
-    let start = at / rows * rows;
-    let used = rows.min(table.count.saturating_sub(start));
-    let bytes = &block[..used * size_of::<T>()];
-    let all = <[T]>::ref_from_bytes(bytes).unwrap_or(&[]);
-    all.iter().skip(at - start)
+    fn for_each_entry<T: Entry>(
+        &self,
+        table: Table,
+        visit: &mut dyn FnMut(&T),
+    ) -> Result<(), IndexError> {
+        for block in 0..blocks_for::<T>(table.count) {
+            let bytes = self.block(table.block + block as u64)?;
+            entries::<T>(&bytes, table, block * per_block::<T>()).for_each(&mut *visit);
+        }
+        Ok(())
+    }
 }
 
 /// Lays the tables out in blocks with checksums.
@@ -572,22 +548,4 @@ fn encode(described: &Described, open: &OpenIndex) -> Vec<u8> {
     put_rows(&mut bytes, seed, raw.iter());
     debug_assert_eq!(bytes.len(), block_count * BLOCK_BYTES);
     bytes
-}
-
-fn put_rows<'a, T: IntoBytes + Immutable + 'a>(
-    bytes: &mut Vec<u8>,
-    seed: u32,
-    rows: impl Iterator<Item = &'a T>,
-) {
-    let mut rows = rows.peekable();
-    while rows.peek().is_some() {
-        let start = bytes.len();
-        for row in rows.by_ref().take(per_block::<T>()) {
-            bytes.extend_from_slice(row.as_bytes());
-        }
-        bytes.resize(start + BLOCK_PAYLOAD, 0);
-        let number = (start / BLOCK_BYTES) as u64;
-        let checksum = block_checksum(seed, number, &bytes[start..]);
-        bytes.extend_from_slice(&checksum.to_le_bytes());
-    }
 }

@@ -58,6 +58,7 @@ fn as_json(report: &Report) -> serde_json::Value {
             "bucket": number.0,
             "segments": bucket.segments,
             "indexes": bucket.indexes,
+            "filters": bucket.filters,
             "frames": bucket.frames,
             "records": bucket.records,
             "events": bucket.events,
@@ -72,6 +73,7 @@ fn as_json(report: &Report) -> serde_json::Value {
         "partitions": report.meta.partitioning.partitions(),
         "segments": sum(report, |b| b.segments),
         "indexes": sum(report, |b| b.indexes),
+        "filters": sum(report, |b| b.filters),
         "frames": sum(report, |b| b.frames),
         "records": sum(report, |b| b.records),
         "events": sum(report, |b| b.events),
@@ -89,8 +91,14 @@ fn print_text(report: &Report) {
     );
     for (number, bucket) in &report.buckets {
         println!(
-            "bucket {number}: {} segments, {} indexes, {} frames, {} records, {} events",
-            bucket.segments, bucket.indexes, bucket.frames, bucket.records, bucket.events
+            "bucket {number}: {} segments, {} indexes, {} filters, {} frames, {} records, \
+             {} events",
+            bucket.segments,
+            bucket.indexes,
+            bucket.filters,
+            bucket.frames,
+            bucket.records,
+            bucket.events
         );
         for damage in &bucket.damage {
             println!("  DAMAGE {damage}");

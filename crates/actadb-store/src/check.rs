@@ -10,6 +10,7 @@ use actadb_log::writer::LogSettings;
 use actadb_model::ids::BucketId;
 
 use crate::error::OpenError;
+use crate::filters;
 use crate::loss::{Loss, LossTracker};
 use crate::meta::Directory;
 use crate::open::index_path;
@@ -23,6 +24,8 @@ pub struct BucketReport {
     pub segments: u64,
     /// Sealed indexes that agree with their segments.
     pub indexes: u64,
+    /// Filters that deny nothing their indexes have.
+    pub filters: u64,
     /// Good frames.
     pub frames: u64,
     /// Good records.
@@ -34,9 +37,11 @@ pub struct BucketReport {
     /// Good records that do not fit each other: everything is served as it is, and a repair
     /// changes nothing.
     pub disagreements: Vec<Damage>,
-    /// Indexes that a start would trust and must not. A repair rebuilds them.
+    /// Indexes and filters that a start would trust and must not. A repair rebuilds the former and
+    /// removes the latter.
     pub bad_indexes: Vec<Damage>,
-    /// What the next start mends by itself: a torn tail, an index to rebuild, one bad slot.
+    /// What the next start mends by itself: a torn tail, an index to rebuild, a filter to remove,
+    /// one bad slot.
     pub mendable: Vec<Damage>,
     /// What the damage costs.
     pub loss: Option<Loss>,
@@ -114,6 +119,10 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     if let Some(error) = failed {
         return Err(error.into());
     }
+    let checked = filters::check(&settings)?;
+    report.filters = checked.sound;
+    report.bad_indexes.extend(checked.bad);
+    report.mendable.extend(checked.unused);
     report.loss = losses.finish(&settings, synced_index)?;
     Ok(report)
 }

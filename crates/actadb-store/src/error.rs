@@ -109,7 +109,8 @@ impl ReadError {
     #[must_use]
     pub fn would_wait(&self) -> bool {
         match self {
-            Self::Index(IndexError::Io { source, .. }) | Self::Log(LogError::Io { source, .. }) => {
+            Self::Index(error) => error.would_wait(),
+            Self::Log(LogError::Io { source, .. }) => {
                 source.kind() == std::io::ErrorKind::WouldBlock
             }
             _ => false,

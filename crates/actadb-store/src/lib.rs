@@ -16,6 +16,7 @@ pub mod check;
 pub mod error;
 pub mod facts;
 mod fetch;
+mod filters;
 pub mod follow;
 pub mod hashes;
 pub mod loss;

@@ -22,6 +22,7 @@ use actadb_model::limits::TAIL_BYTES;
 use arc_swap::ArcSwap;
 
 use crate::error::OpenError;
+use crate::filters::{self, Filters};
 use crate::meta::Directory;
 use crate::publisher::{Publisher, SealTask};
 use crate::segments::Shared;
@@ -63,6 +64,7 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
         partitioning,
         list: ArcSwap::from_pointee(Vec::new()),
         tail: RwLock::new(Tail::new(TAIL_BYTES)),
+        filters: ArcSwap::from_pointee(Filters::default()),
         handles: directory.handles().clone(),
         index_cache: directory.index_cache().clone(),
         watermarks: (0..partition_count).map(|_| AtomicU64::new(0)).collect(),
@@ -103,6 +105,7 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
             }
         }
     }
+    filters::open(&shared);
     let recovered = recovery.finish()?;
     let tip = recovered.writer.tip();
     let state = SlotState {

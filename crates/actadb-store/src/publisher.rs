@@ -8,12 +8,13 @@ use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::Damage;
 use actadb_log::format::BatchHead;
-use actadb_log::writer::{FullSegment, LogSettings};
+use actadb_log::writer::FullSegment;
 use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::PartitionId;
 use actadb_model::probe::{Mistake, half_published, made};
 
 use crate::error::OpenError;
+use crate::filters;
 use crate::hashes::{event_id_hash, stream_hash};
 use crate::reader::Reader;
 use crate::record::{Record, records_for_index};
@@ -22,7 +23,7 @@ use crate::segments::{Segment, SegmentIndex, Shared};
 /// A full segment whose entries are all published: its index can be written.
 #[derive(Debug, Clone)]
 pub struct SealTask {
-    settings: LogSettings,
+    shared: Arc<Shared>,
     described: Described,
     segment: Arc<Segment>,
 }
@@ -43,12 +44,17 @@ impl SealTask {
         let SegmentIndex::Open(index) = self.segment.index() else {
             unreachable!("a task holds the open form of its segment")
         };
-        let disk = &*self.settings.disk;
+        let disk = &*self.shared.settings.disk;
         // Nothing is added any more; readers read on.
         let index = crate::segments::read(index);
         SealedIndex::build(disk, &path, &self.described, &index)?;
         let Described { database, bucket, segment, .. } = self.described;
-        Ok(SealedIndex::open(disk, &path, database, bucket, segment)?)
+        let sealed = SealedIndex::open(disk, &path, database, bucket, segment)?;
+        // Here, where a long time does not matter, and for the segments before this one. A filter
+        // that cannot be built is tried again with the next seal: this one must not fail for it,
+        // and what is damaged is met, and told, by the scrub.
+        let _ = filters::extend(&self.shared);
+        Ok(sealed)
     }
 }
 
@@ -250,7 +256,7 @@ impl Publisher {
         assert_eq!(full.number, segment.number(), "segments fill in order");
         let settings = &self.shared.settings;
         SealTask {
-            settings: settings.clone(),
+            shared: self.shared.clone(),
             described: Described {
                 database: settings.identity.database,
                 bucket: settings.identity.bucket.0,

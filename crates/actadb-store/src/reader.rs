@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use actadb_index::filter::Sought;
 use actadb_index::format::group_lane;
 use actadb_model::event::Event;
 use actadb_model::ids::{PartitionId, PartitionKey};
@@ -232,9 +233,10 @@ impl Reader {
         let group = stream_hash(DEFAULT_NAMESPACE, stream);
         let list = self.shared.list.load_full();
         let mut candidates: Vec<PartitionId> = Vec::new();
-        for segment in list.iter() {
+        let _ = self.may_have(&list, Sought::group(group), false, &mut |segment| {
             candidates.extend(segment.partitions_of(group)?);
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
         candidates.sort_unstable();
         candidates.dedup();
         let mut heads = Vec::new();
@@ -263,10 +265,9 @@ impl Reader {
         let key = event_id_hash(DEFAULT_NAMESPACE, id);
         let list = self.shared.list.load_full();
         let mut owner = None;
-        let likely = likely_segment(&list, id);
-        for segment in list[likely..].iter().chain(list[..likely].iter().rev()) {
+        let mut look = |segment: &Segment| {
             let places = segment.key_places(key)?;
-            let found = fetch(&self.shared, segment, &places, &mut |transaction| {
+            fetch(&self.shared, segment, &places, &mut |transaction| {
                 let partition = transaction.partition;
                 let committed = transaction.first_sequence < self.next_sequence(partition);
                 if committed && transaction.events.iter().any(|event| event.id() == id) {
@@ -280,10 +281,11 @@ impl Reader {
                     true => Ok(ControlFlow::Continue(())),
                     false => Err(self.disagree(format!("event id {id}"))),
                 }
-            })?;
-            if found.is_break() {
-                break;
-            }
+            })
+        };
+        let (before, since) = list.split_at(likely_segment(&list, id));
+        if self.may_have(since, Sought::key(key), false, &mut look)?.is_continue() {
+            let _ = self.may_have(before, Sought::key(key), true, &mut look)?;
         }
         Ok(owner)
     }
@@ -310,13 +312,34 @@ impl Reader {
         };
         let list = self.shared.list.load_full();
         let first = list.partition_point(|segment| segment.number() < since);
-        for segment in in_order(&list[first..], scan.reverse) {
-            let mut visit = |event: &Event| visit(segment.number(), event);
-            if walk.segment(segment, &mut visit)?.is_break() {
-                break;
-            }
-        }
+        let sought = Sought::group(walk.group);
+        let _ = self.may_have(&list[first..], sought, scan.reverse, &mut |segment| {
+            walk.segment(segment, &mut |event: &Event| visit(segment.number(), event))
+        })?;
         Ok(())
+    }
+
+    /// Shows `visit` those of some neighbouring segments that may have what is sought, until it
+    /// breaks.
+    fn may_have(
+        &self,
+        segments: &[Arc<Segment>],
+        sought: Sought,
+        reverse: bool,
+        visit: &mut dyn FnMut(&Segment) -> Result<ControlFlow<()>, ReadError>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        let filters = self.shared.filters.load();
+        let mut passed = 0;
+        while passed < segments.len() {
+            let at = if reverse { segments.len() - 1 - passed } else { passed };
+            let segment = &segments[at];
+            let without = filters.span_without(sought, segment.number(), reverse)?;
+            if without == 0 && visit(segment)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            passed = passed.saturating_add(usize::try_from(without.max(1)).unwrap_or(usize::MAX));
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     pub(crate) fn disagree(&self, what: String) -> ReadError {

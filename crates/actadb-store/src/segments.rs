@@ -15,6 +15,7 @@ use actadb_log::writer::LogSettings;
 use actadb_model::ids::{PartitionId, Partitioning};
 use arc_swap::ArcSwap;
 
+use crate::filters::Filters;
 use crate::tail::Tail;
 
 /// One segment with its index.
@@ -161,6 +162,8 @@ pub(crate) struct Shared {
     /// Ascending by number.
     pub(crate) list: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) tail: RwLock<Tail>,
+    /// What ranges of sealed segments do not have.
+    pub(crate) filters: ArcSwap<Filters>,
     /// Files that are read.
     pub(crate) handles: Handles,
     /// Blocks of sealed indexes.

@@ -154,6 +154,7 @@ fn check_format_document(root: &Path, findings: &mut Vec<String>) {
         "crates/actadb-log/src/format.rs",
         "crates/actadb-log/src/slots.rs",
         "crates/actadb-index/src/format.rs",
+        "crates/actadb-index/src/filter.rs",
         "crates/actadb-store/src/record.rs",
         "crates/actadb-store/src/meta.rs",
     ];
