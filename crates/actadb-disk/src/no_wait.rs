@@ -42,11 +42,11 @@ pub fn would_wait() -> io::Error {
     io::ErrorKind::WouldBlock.into()
 }
 
-/// Takes the bytes of a read from what is left.
+/// Takes bytes from what is left: of a read, or of what is in memory and takes its time to decode.
 ///
 /// # Errors
 /// `WouldBlock` when there is less.
-pub(crate) fn charge(bytes: usize) -> io::Result<()> {
+pub fn charge(bytes: usize) -> io::Result<()> {
     let Some(left) = LEFT.get() else { return Ok(()) };
     LEFT.set(Some(left.checked_sub(bytes).ok_or_else(would_wait)?));
     Ok(())

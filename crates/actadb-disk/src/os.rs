@@ -138,9 +138,11 @@ fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     match preadv2(file, &mut bufs, offset, ReadWriteFlags::NOWAIT) {
         // Some kernels of the 5 series answer so for what is not cached, too.
         Ok(0) if wanted > 0 && offset < file.metadata()?.len() => Err(no_wait::would_wait()),
-        // File systems that cannot tell.
-        Err(Errno::OPNOTSUPP) => Err(no_wait::would_wait()),
-        read => read.map_err(io::Error::from),
+        Err(Errno::INTR) => Err(io::ErrorKind::Interrupted.into()),
+        // Not cached, a file system or a sandbox that knows no such reads, or a device that fails,
+        // which the read that waits will tell.
+        Err(_) => Err(no_wait::would_wait()),
+        Ok(n) => Ok(n),
     }
 }
 

@@ -424,6 +424,7 @@ impl Disk for SimDisk {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        crate::no_wait::charge(buf.len())?;
         let state = self.disk.state();
         state.alive(self.life)?;
         let bytes = &state.inodes[self.inode].cached;

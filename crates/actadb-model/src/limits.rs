@@ -59,6 +59,8 @@ pub const OPEN_FILES_DEFAULT: usize = 512;
 pub const INDEX_CACHE_DEFAULT_BYTES: usize = 32 << 20;
 /// Pages of more events are read by the threads that read, wherever their bytes are.
 pub const INLINE_READ_EVENTS: usize = 1000;
+/// Decisions that ask for more streams and event ids send the question to the threads that read.
+pub const INLINE_KEYS: usize = 64;
 /// Most bytes of the system's cache that are read where a command is handled, before the read is
 /// handed to a thread that reads.
 pub const INLINE_READ_BYTES: usize = 512 << 10;

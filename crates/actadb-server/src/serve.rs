@@ -95,6 +95,9 @@ fn fit_file_limit(settings: &mut Settings) {
         }
     }
     let Some(handles) = getrlimit(Resource::Nofile).current else { return };
+    // Clients first: a file that is closed is opened again.
+    let most = usize::try_from(handles / 4).unwrap_or(usize::MAX).max(1);
+    settings.read.open_files = settings.read.open_files.min(most);
     let buckets = usize::from(settings.bucket.count);
     let kept = settings.read.open_files.saturating_add(HANDLES_RESERVED + 4 * buckets);
     let left = usize::try_from(handles).unwrap_or(usize::MAX).saturating_sub(kept);

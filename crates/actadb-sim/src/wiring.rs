@@ -107,7 +107,11 @@ impl World {
             }
             (Part::Pool, Message::Seal(task)) => {
                 let input = match task.run() {
-                    Ok(index) => WriterInput::Sealed(index),
+                    Ok(index) => {
+                        // A filter that fails costs nobody anything.
+                        let _ = task.extend_filters();
+                        WriterInput::Sealed(index)
+                    }
                     Err(error) => WriterInput::SealFailed { task, no_room: error.is_no_room() },
                 };
                 self.note(format_args!("a seal ends: {}", sealed(&input)));

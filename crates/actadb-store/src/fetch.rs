@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::PoisonError;
 
+use actadb_disk::no_wait;
 use actadb_log::error::{Damage, LogError};
 use actadb_model::entry::Place;
 use actadb_model::limits::READ_CHUNK_BYTES;
@@ -33,7 +34,11 @@ pub(crate) fn fetch(
             Some((before, transaction)) if before == *place => transaction,
             _ => {
                 let bytes = match in_tail(shared, segment, *place) {
-                    Some(bytes) => bytes,
+                    Some(bytes) => {
+                        let length = record::length(&bytes).unwrap_or(0);
+                        no_wait::charge(length).map_err(LogError::io("read", segment.path()))?;
+                        bytes
+                    }
                     None => chunk.record(shared, segment, &places[n..])?,
                 };
                 decode(shared, segment, *place, &bytes)?

@@ -93,6 +93,7 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
             Ok(())
         })?;
         if !last && let Some(task) = publisher.seal_rebuilt(full) {
+            filters::remove_over(&settings, number)?;
             match task.run() {
                 Ok(index) => {
                     rebuilt.push(index.path().to_owned());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use actadb_index::error::IndexError;
 use actadb_index::format::Described;
 use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
@@ -49,12 +50,16 @@ impl SealTask {
         let index = crate::segments::read(index);
         SealedIndex::build(disk, &path, &self.described, &index)?;
         let Described { database, bucket, segment, .. } = self.described;
-        let sealed = SealedIndex::open(disk, &path, database, bucket, segment)?;
-        // Here, where a long time does not matter, and for the segments before this one. A filter
-        // that cannot be built is tried again with the next seal: this one must not fail for it,
-        // and what is damaged is met, and told, by the scrub.
-        let _ = filters::extend(&self.shared);
-        Ok(sealed)
+        Ok(SealedIndex::open(disk, &path, database, bucket, segment)?)
+    }
+
+    /// Builds some of the filters that the segments sealed before lack. Blocking, and longer still;
+    /// nobody waits for it. What fails is tried again behind the next seal.
+    ///
+    /// # Errors
+    /// A bad block of an index, or what the device says.
+    pub fn extend_filters(&self) -> Result<(), IndexError> {
+        filters::extend(&self.shared)
     }
 }
 

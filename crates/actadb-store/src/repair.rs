@@ -82,7 +82,7 @@ pub fn repair_bucket(
         let path = &damage.file;
         if disk.exists(path).map_err(LogError::io("look for", path))? {
             disk.remove(path).map_err(LogError::io("remove", path))?;
-            done.push(Mended::new(path, "removed: it is built anew from its segment"));
+            done.push(Mended::new(path, "removed: it is built anew"));
         }
     }
     let opened = open_bucket(directory, bucket)?;

@@ -7,6 +7,7 @@ use actadb_bucket::partition_side::{PartitionOutput, PartitionSide};
 use actadb_model::entry::Proposal;
 use actadb_model::ids::PartitionId;
 use actadb_model::keys::{Facts, Keys};
+use actadb_model::limits::INLINE_KEYS;
 use actadb_model::outcome::ClosedReason;
 use actadb_model::transaction::Transaction;
 use actadb_partition::message::{FetchId, FromReplica, Input};
@@ -103,6 +104,7 @@ impl PartitionActor {
     fn fetch(&self, fetch: FetchId, keys: Keys) {
         let (reader, others) = (self.reader.clone(), self.others.clone());
         let (partition, answer) = (self.partition, self.facts.0.clone());
+        let few = keys.streams.len() + keys.event_ids.len() <= INLINE_KEYS;
         let look = move || facts(&reader, &others, partition, &keys);
         let tell = move |found: Option<Result<Facts, ReadError>>| {
             // A look-up that panics must not leave its append waiting.
@@ -111,7 +113,7 @@ impl PartitionActor {
             // Sized by the permits, as every parked append holds one.
             let _ = answer.try_send((fetch, found));
         };
-        if let Some(found) = read_here(&look) {
+        if few && let Some(found) = read_here(&look) {
             return tell(found);
         }
         let taken = self.executor.submit(move || tell(catch_unwind(AssertUnwindSafe(look)).ok()));

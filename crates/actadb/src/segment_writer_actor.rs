@@ -122,6 +122,7 @@ impl SegmentWriterActor {
         let bucket = self.board.bucket.0;
         let taken = self.executor.submit_long(move || {
             let (segment, again) = (task.segment(), task.clone());
+            let behind = task.clone();
             let sealed = catch_unwind(AssertUnwindSafe(|| task.run()));
             let failed = |error: &dyn Display, no_room: bool| {
                 let what = "an index could not be written; again soon";
@@ -133,8 +134,15 @@ impl SegmentWriterActor {
                 Ok(Err(error)) => failed(&error, error.is_no_room()),
                 Err(_panic) => failed(&"it panicked", false),
             };
+            let is_sealed = matches!(input, WriterInput::Sealed(_));
             // Sized for all segments that may wait.
             let _ = answer.try_send(input);
+            if is_sealed
+                && let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| behind.extend_filters()))
+            {
+                let what = "a filter could not be built; again behind the next seal";
+                tracing::warn!(bucket, segment, %error, what);
+            }
         });
         assert!(taken, "the pool's queue has room for the seals");
     }
