@@ -1,10 +1,10 @@
 //! The filters of a bucket: what ranges of sealed segments do not have.
 //!
-//! Ranges are aligned and of 1, 16, 256 and 4096 segments, so a lookup that finds nothing asks a few
-//! filters instead of thousands of indexes: with n segments at most n / 4096 + 15 + 15 + 15. Even
-//! for one large segment a filter is worth it: it takes a tenth of its index, and so stays in
-//! memory where the index does not. Filters only ever save work: without one, with a bad one, or
-//! while one is not built yet, the indexes are asked.
+//! Ranges are aligned and of 1, 16, 256 and 4096 segments, so a lookup that finds nothing asks a
+//! few filters instead of thousands of indexes: with n segments n / 4096 + 45 at most. Even for one
+//! large segment a filter is worth it: it takes a tenth of its index, and so stays in memory where
+//! the index does not. Filters only ever save work: without one, with a bad one, or while one is
+//! not built yet, the indexes are asked.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -68,8 +68,8 @@ impl Filters {
     }
 }
 
-/// Opens the filters of a bucket whose segments are all known. One that does not fit is removed; one
-/// that is missing is built when a later segment is sealed.
+/// Opens the filters of a bucket whose segments are all known. One that does not fit is removed;
+/// one that is missing is built when a later segment is sealed.
 pub(crate) fn open(shared: &Shared) {
     let list = shared.list.load();
     let ranges: BTreeMap<Range, &[Arc<Segment>]> = ranges(&list).collect();
