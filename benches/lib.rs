@@ -1,0 +1,1 @@
+//! The benches are in `parts.rs`: `cargo bench -p actadb-benches`.
