@@ -23,7 +23,7 @@ use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::door::PartitionDoor;
 use crate::error::{OpenError, ReadError};
-use crate::executor::Executor;
+use crate::executor::{Executor, read_here};
 use crate::options::Options;
 use crate::reads::{ReadPartition, ReadStream};
 use crate::scrub_board::ScrubBoard;
@@ -386,9 +386,11 @@ impl Database {
         let reader = self.reader(partition)?;
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
         let job = move || job(&reader);
-        let answer = match events <= INLINE_READ_EVENTS {
-            true => self.inner.executor.read_here_first(job).await,
-            false => self.inner.executor.read(job).await,
+        let here = if events <= INLINE_READ_EVENTS { read_here(&job) } else { None };
+        let answer = match here {
+            Some(answer) => answer,
+            // In a box: thousands of connections may wait in a read, and few of them here.
+            None => Box::pin(self.inner.executor.read(job)).await,
         };
         let answer = answer.ok_or_else(|| ReadError::Failed("the read panicked".into()))?;
         Ok(answer?)

@@ -108,17 +108,6 @@ impl Executor {
         answered.await.ok()
     }
 
-    /// Runs a job that reads, here when it need not wait for the device; `None` when it panicked.
-    pub(crate) async fn read_here_first<T: Send + 'static>(
-        &self,
-        job: impl Fn() -> Result<T, ReadError> + Send + 'static,
-    ) -> Option<Result<T, ReadError>> {
-        match read_here(&job) {
-            Some(read) => read,
-            None => self.read(job).await,
-        }
-    }
-
     /// Runs a job whose way back is its own business. Answers whether it was taken; the queue is
     /// sized so that it is.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
