@@ -19,6 +19,7 @@
 FROM rust:1.95-slim-bookworm AS builder
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY benches benches
 COPY crates crates
 RUN cargo build --release --locked --package actadb-server
 
