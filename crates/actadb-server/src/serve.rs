@@ -46,7 +46,8 @@ pub async fn run(loaded: Loaded) -> ExitCode {
             Ok(server) => server,
             Err(error) => {
                 tracing::error!("{error}");
-                return ExitCode::FAILURE;
+                // As for a setting that is refused when it is read.
+                return if error.is_setting() { ExitCode::from(2) } else { ExitCode::FAILURE };
             }
         },
         _ = terminate.recv() => return ExitCode::SUCCESS,

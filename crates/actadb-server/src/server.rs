@@ -48,6 +48,14 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether a setting is to blame, and not the machine.
+    #[must_use]
+    pub fn is_setting(&self) -> bool {
+        matches!(self, Self::Database { error: actadb::error::OpenError::Options(_), .. })
+    }
+}
+
 /// A server inside this process.
 #[derive(Debug)]
 pub struct Server {
