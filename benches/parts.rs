@@ -15,6 +15,7 @@ use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::format::{BatchHead, LogIdentity};
 use actadb_log::recover::Recovery;
+use actadb_log::slots::Known;
 use actadb_log::writer::{LogSettings, LogWriter};
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::{Entry, EntryKind};
@@ -174,7 +175,10 @@ fn log(c: &mut Criterion) {
             segment_bytes: 256 << 20,
             zero_fill_bytes: 256 << 10,
         };
-        Recovery::start(settings, 0).and_then(Recovery::finish).expect("a new log").writer
+        Recovery::start(settings, Known::default())
+            .and_then(Recovery::finish)
+            .expect("a new log")
+            .writer
     };
     for (name, sync) in [("log/write 20 KiB", false), ("log/write 20 KiB and sync", true)] {
         // Not in the system's directory for temporary files, which may be memory.

@@ -1,21 +1,21 @@
 //! Work on a bucket's files: what a driver performs where blocking is allowed.
 
+use actadb_log::slots::Known;
+use actadb_log::truncate::Truncated;
 use actadb_log::writer::FullSegment;
 use actadb_model::entry::{Place, Room};
 use actadb_model::outcome::ClosedReason;
 use actadb_model::probe::{Mistake, made};
-use actadb_replica::message::Work;
+use actadb_replica::message::{SlotValues, Work};
 use actadb_store::writer::BucketWriter;
 
 /// How a piece of work ended.
 #[derive(Clone, Debug)]
 pub enum Done {
-    /// An entry was written.
+    /// Entries were written; fewer than asked for when space ran out.
     Written {
-        /// Its index.
-        index: u64,
-        /// Where its body lies.
-        body: Place,
+        /// Their indexes, and where their bodies lie. At least one.
+        bodies: Vec<(u64, Place)>,
         /// Entries up to this one are known to be synced.
         synced_through: u64,
         /// What can be written now.
@@ -31,6 +31,15 @@ pub enum Done {
     Allocated(Room),
     /// There is no space to allocate that much; this is what there is.
     AllocationFailed(Room),
+    /// The end of the log is cut off.
+    Truncated {
+        /// The last entry that stays.
+        after: u64,
+        /// What was cut.
+        truncated: Truncated,
+        /// What can be written now.
+        room: Room,
+    },
     /// The slot is saved.
     SlotSaved,
     /// There was no space even for that; the other slot is good.
@@ -51,12 +60,22 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
             Err(error) if error.is_no_room() => Done::AllocationFailed(writer.room()),
             Err(error) => failed(error),
         },
-        Work::Write { entry, sync } => {
-            let written = match writer.write(entry) {
-                Ok(written) => written,
-                Err(error) if error.is_no_room() => return Done::WriteFoundNoRoom,
-                Err(error) => return failed(error),
-            };
+        Work::Write { entries, sync, settled } => {
+            writer.settle(*settled);
+            let mut bodies = Vec::with_capacity(entries.len());
+            let mut full = None;
+            for entry in entries {
+                match writer.write(entry) {
+                    Ok(written) => {
+                        bodies.push((entry.index, written.body));
+                        full = full.or(written.full);
+                    }
+                    // Those before it are written; it is asked for again.
+                    Err(error) if error.is_no_room() && !bodies.is_empty() => break,
+                    Err(error) if error.is_no_room() => return Done::WriteFoundNoRoom,
+                    Err(error) => return failed(error),
+                }
+            }
             if *sync
                 && !made(Mistake::AnswerBeforeSync)
                 && let Err(error) = writer.sync()
@@ -64,23 +83,26 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
             {
                 return failed(error);
             }
-            let synced_by_roll = written.full.map_or(0, |full| full.tip.index);
-            Done::Written {
-                index: entry.index,
-                body: written.body,
-                synced_through: if *sync { entry.index } else { synced_by_roll },
-                room: writer.room(),
-                full: written.full,
-            }
+            let synced_by_roll = full.map_or(0, |full| full.tip.index);
+            let last = bodies.last().map_or(0, |(index, _)| *index);
+            let synced_through = if *sync { last } else { synced_by_roll };
+            Done::Written { bodies, synced_through, room: writer.room(), full }
         }
         Work::Sync => match writer.sync() {
             Ok(()) => Done::Synced,
             Err(error) => failed(error),
         },
-        Work::SaveSlot { synced_index } => match writer.save_synced(*synced_index) {
-            Ok(()) => Done::SlotSaved,
-            Err(error) if error.is_no_room() => Done::SlotNotSaved,
+        Work::Truncate { after } => match writer.truncate(*after) {
+            Ok(truncated) => Done::Truncated { after: *after, truncated, room: writer.room() },
             Err(error) => failed(error),
         },
+        Work::SaveSlot(values) => {
+            let SlotValues { term, vote, synced_index, bulk_through } = *values;
+            match writer.save(term, vote, Known { synced_index, bulk_through }) {
+                Ok(()) => Done::SlotSaved,
+                Err(error) if error.is_no_room() => Done::SlotNotSaved,
+                Err(error) => failed(error),
+            }
+        }
     }
 }

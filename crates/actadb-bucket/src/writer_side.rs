@@ -4,19 +4,29 @@
 //! watermarks move, and only then do the partitions hear of it and let their answers go.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use actadb_index::sealed::SealedIndex;
-use actadb_log::format::{BATCH_HEAD_BYTES, BatchHead, SEGMENT_HEADER_BYTES, body_room};
+use actadb_log::format::{
+    BATCH_HEAD_BYTES, BatchHead, SEGMENT_HEADER_BYTES, body_room, frame_bytes,
+};
+use actadb_log::slots::SlotState;
 use actadb_model::entry::{Entry, Place, Proposal, Room};
 use actadb_model::ids::PartitionId;
 use actadb_model::limits::NO_ROOM_RETRY_NS;
+use actadb_model::numbered::Numbered;
 use actadb_model::outcome::ClosedReason;
 use actadb_model::time::Now;
 use actadb_partition::message::FromReplica;
-use actadb_replica::core::{ReplicaCore, Start, Stats};
-use actadb_replica::message::{FsyncMode, Input, Output, Work};
+use actadb_replica::consensus::Group;
+use actadb_replica::core::{self as replica, BodyFormat, ReplicaCore, Stats};
+use actadb_replica::message::{FsyncMode, Input, Output, SlotValues, Work};
+use actadb_replica::peer::PeerMessage;
+use actadb_replica::terms::Terms;
+use actadb_store::open::OpenedLog;
 use actadb_store::publisher::{Published, Publisher, SealTask};
 use actadb_store::reader::Reader;
+use actadb_store::record::{Record, records};
 use bytes::Bytes;
 
 use crate::job::Done;
@@ -24,8 +34,19 @@ use crate::job::Done;
 /// What a writer side is told.
 #[derive(Debug)]
 pub enum WriterInput {
-    /// Begin to lead.
+    /// Begin: a replica that votes alone leads at once.
     Start,
+    /// From another replica of the group.
+    Peer(PeerMessage),
+    /// A message to this replica was lost.
+    Unreachable(u64),
+    /// Old entries that were asked for; none when they could not be read.
+    Fetched {
+        /// The first one that was asked for.
+        first: u64,
+        /// As many as fit.
+        entries: Vec<Entry>,
+    },
     /// From a partition.
     Propose(Proposal),
     /// From a partition: sync what is written.
@@ -56,6 +77,15 @@ pub enum WriterInput {
 pub enum WriterOutput {
     /// Work for the writer thread. Only one piece is out at a time.
     Work(Work),
+    /// A message to another replica.
+    Send(PeerMessage),
+    /// Old entries to read for a replica that is behind: from `first` on, before `end`.
+    Fetch {
+        /// The first one.
+        first: u64,
+        /// The one behind the last.
+        end: u64,
+    },
     /// An index to write, where a long time does not matter.
     Seal(SealTask),
     /// For a partition, in order.
@@ -91,10 +121,12 @@ pub struct Totals {
 pub struct WriterStart {
     /// The bucket's partitions.
     pub partitions: Vec<PartitionId>,
-    /// Index and term of the last entry, all of it durable.
-    pub last: (u64, u64),
-    /// The term the slot remembers.
-    pub term: u64,
+    /// What the slots hold.
+    pub slot: SlotState,
+    /// What the log holds.
+    pub log: OpenedLog,
+    /// Seed of the election timeouts.
+    pub seed: u64,
     /// Size of a segment.
     pub segment_bytes: u64,
     /// When to sync.
@@ -112,15 +144,23 @@ pub struct WriterSide {
     publisher: Publisher,
     partitions: Vec<PartitionId>,
     room: Room,
+    full_segments: usize,
     /// Where written entries lie that are not committed.
     places: VecDeque<(u64, Place)>,
     /// Partitions with committed sequences that are not synced, each with its last.
     unsynced: BTreeMap<PartitionId, u64>,
     /// Seals that failed, and when to try them again.
     seals: VecDeque<(u64, SealTask)>,
+    /// The partitions number appends.
+    leads: bool,
     closed: bool,
     totals: Totals,
     outputs: Vec<Output>,
+}
+
+/// What the head of a batch calls durable; nothing, for entries of another kind.
+fn durable(entry: &Entry) -> u64 {
+    BatchHead::decode(entry.kind, &entry.body).map_or(0, |head| head.durable)
 }
 
 fn encode_batch(time_ns: u64, durable: u64, records: &[Bytes]) -> Bytes {
@@ -137,25 +177,46 @@ impl WriterSide {
     /// A side over an open bucket.
     #[must_use]
     pub fn new(start: WriterStart, publisher: Publisher) -> Self {
-        let next = |p: &PartitionId| (*p, publisher.next_sequence(*p));
-        let core = ReplicaCore::new(Start {
-            term: start.term.max(start.last.1),
-            last_index: start.last.0,
+        let WriterStart { slot, log, .. } = start;
+        let places = log.tail.iter().map(|(entry, body)| (entry.index, *body)).collect();
+        let full_segments = start.unsealed.len() + publisher.unpublished_segments();
+        let core = ReplicaCore::new(replica::Start {
+            saved: SlotValues {
+                term: slot.term,
+                vote: slot.vote,
+                synced_index: slot.synced_index,
+                bulk_through: slot.bulk_through,
+            },
+            group: Group {
+                replica: slot.replica_id,
+                voters: slot.voters,
+                term: slot.term,
+                vote: slot.vote,
+                committed: log.committed,
+                terms: Terms::new(log.terms, log.last_index),
+                tail: log.tail.into_iter().map(|(entry, _)| entry).collect(),
+                seed: start.seed,
+            },
             last_time_ns: publisher.last_time_ns(),
-            next_sequences: start.partitions.iter().map(next).collect(),
             fsync: start.fsync,
-            batch_head_bytes: BATCH_HEAD_BYTES as u64,
-            max_body_bytes: body_room(start.segment_bytes - SEGMENT_HEADER_BYTES),
-            encode_batch,
+            format: BodyFormat {
+                batch_head_bytes: BATCH_HEAD_BYTES as u64,
+                max_body_bytes: body_room(start.segment_bytes - SEGMENT_HEADER_BYTES),
+                frame_bytes,
+                encode_batch,
+                durable,
+            },
         });
         Self {
             core,
             publisher,
             partitions: start.partitions,
             room: start.room,
-            places: VecDeque::new(),
+            full_segments,
+            places,
             unsynced: BTreeMap::new(),
             seals: start.unsealed.into_iter().map(|task| (0, task)).collect(),
+            leads: false,
             closed: false,
             totals: Totals::default(),
             outputs: Vec::new(),
@@ -197,8 +258,15 @@ impl WriterSide {
     pub fn step(&mut self, now: Now, input: WriterInput, out: &mut Vec<WriterOutput>) {
         match input {
             WriterInput::Start => {
-                let full_segments = self.seals.len();
-                self.core_step(now, Input::Start { room: self.room, full_segments }, out);
+                let (room, full_segments) = (self.room, self.full_segments);
+                self.core_step(now, Input::Start { room, full_segments }, out);
+            }
+            WriterInput::Peer(message) => self.core_step(now, Input::Peer(message), out),
+            WriterInput::Unreachable(replica) => {
+                self.core_step(now, Input::Unreachable(replica), out);
+            }
+            WriterInput::Fetched { first, entries } => {
+                self.core_step(now, Input::Fetched { first, entries }, out);
             }
             WriterInput::Propose(proposal) => {
                 self.totals.proposals += 1;
@@ -234,12 +302,18 @@ impl WriterSide {
             return;
         }
         let input = match done {
-            Done::Written { index, body, synced_through, room, full } => {
-                self.places.push_back((index, body));
+            Done::Written { bodies, synced_through, room, full } => {
+                let index = bodies.last().map_or(0, |(index, _)| *index);
+                self.places.extend(bodies);
                 if let Some(full) = full {
                     self.publisher.segment_full(full);
                 }
                 Input::Written { index, synced_through, room, filled: full.is_some() }
+            }
+            Done::Truncated { after, truncated, room } => {
+                self.places.retain(|(index, _)| *index <= after);
+                self.publisher.segment_reopened(truncated.segment);
+                Input::Truncated { room, reopened: truncated.reopened }
             }
             Done::WriteFoundNoRoom => Input::WriteFoundNoRoom,
             Done::Synced => Input::Synced,
@@ -263,13 +337,15 @@ impl WriterSide {
 
     fn carry_out(&mut self, now: Now, output: Output, out: &mut Vec<WriterOutput>) {
         match output {
-            Output::Lead { epoch } => {
+            Output::Lead { epoch, tail } => self.lead(now, epoch, &tail, out),
+            Output::Follow => {
+                self.leads = false;
                 for partition in &self.partitions {
-                    let next_sequence = self.publisher.next_sequence(*partition);
-                    let lead = FromReplica::Lead { epoch, next_sequence, tail: Vec::new() };
-                    out.push(WriterOutput::ToPartition(*partition, lead));
+                    out.push(WriterOutput::ToPartition(*partition, FromReplica::Follow));
                 }
             }
+            Output::Send(message) => out.push(WriterOutput::Send(message)),
+            Output::Fetch { first, end } => out.push(WriterOutput::Fetch { first, end }),
             Output::Work(work) => out.push(WriterOutput::Work(work)),
             Output::Commit { entry, synced } => self.commit(now, &entry, synced, out),
             Output::Synced => {
@@ -294,6 +370,55 @@ impl WriterSide {
         }
     }
 
+    /// Tells the partitions that they number from here on, behind what is not committed yet.
+    fn lead(&mut self, now: Now, epoch: u64, tail: &[Entry], out: &mut Vec<WriterOutput>) {
+        let mut tails = match self.tails(tail) {
+            Ok(tails) => tails,
+            Err(what) => {
+                self.core_step(now, Input::Failed(ClosedReason::Corrupt(what)), out);
+                return;
+            }
+        };
+        self.leads = true;
+        let mut next_sequences = Vec::with_capacity(self.partitions.len());
+        for partition in &self.partitions {
+            let tail = tails.remove(partition).unwrap_or_default();
+            let next_sequence = tail
+                .last()
+                .map_or(self.publisher.next_sequence(*partition), |last| last.last_sequence() + 1);
+            next_sequences.push((*partition, next_sequence));
+            let lead = FromReplica::Lead { epoch, next_sequence, tail };
+            out.push(WriterOutput::ToPartition(*partition, lead));
+        }
+        self.core_step(now, Input::Numbered(next_sequences), out);
+    }
+
+    /// The transactions of entries that are not committed, by partition.
+    fn tails(&self, tail: &[Entry]) -> Result<BTreeMap<PartitionId, Vec<Arc<Numbered>>>, String> {
+        let identity = self.publisher.identity();
+        let mut tails: BTreeMap<PartitionId, Vec<Arc<Numbered>>> = BTreeMap::new();
+        for entry in tail {
+            for (_, record) in records(identity, entry) {
+                let bad = |what: &str| format!("entry {}, not committed: {what}", entry.index);
+                let record = match record.map_err(|error| bad(&error.to_string()))? {
+                    Record::Transaction(transaction) => transaction,
+                    Record::Other(_) => continue,
+                };
+                let numbered = record.to_numbered().ok_or_else(|| bad("not a transaction"))?;
+                let partition = numbered.partition;
+                let before = tails.entry(partition).or_default();
+                let next = before
+                    .last()
+                    .map_or(self.publisher.next_sequence(partition), |t| t.last_sequence() + 1);
+                if !self.partitions.contains(&partition) || numbered.first_sequence != next {
+                    return Err(bad("its numbers do not follow"));
+                }
+                before.push(Arc::new(numbered));
+            }
+        }
+        Ok(tails)
+    }
+
     fn commit(&mut self, now: Now, entry: &Entry, synced: bool, out: &mut Vec<WriterOutput>) {
         let place = self.places.pop_front();
         let (index, body) = place.expect("what is committed was written");
@@ -315,8 +440,10 @@ impl WriterSide {
             if !synced {
                 self.unsynced.insert(partition, through);
             }
-            let committed = FromReplica::Committed { through, synced };
-            out.push(WriterOutput::ToPartition(partition, committed));
+            if self.leads {
+                let committed = FromReplica::Committed { through, synced };
+                out.push(WriterOutput::ToPartition(partition, committed));
+            }
         }
         out.push(WriterOutput::Moved { partitions, streams });
         out.extend(seal.map(WriterOutput::Seal));

@@ -1,8 +1,9 @@
 //! The bytes of a sealed index. `docs/FORMAT.md` has the tables.
 //!
 //! The file is a sequence of blocks of 4 KiB, each with its own checksum in the last four bytes.
-//! Block 0 is the header; behind it lie four sections, each beginning at a block: lanes, places of
-//! each lane, postings sorted by (group and lane, version), keys sorted. No entry crosses a block.
+//! Block 0 is the header; behind it lie five sections, each beginning at a block: lanes, places of
+//! each lane, postings sorted by (group and lane, version), keys sorted, terms. No entry crosses a
+//! block.
 
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -63,7 +64,14 @@ pub(crate) struct RawHeader {
     pub(crate) key_count: U32,
     pub(crate) key_block: U32,
     pub(crate) block_count: U32,
-    pub(crate) zero: U32,
+    pub(crate) term_count: U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct RawTerm {
+    pub(crate) first_index: U64,
+    pub(crate) term: U64,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -96,6 +104,7 @@ const _: () = assert!(size_of::<RawHeader>() == 112);
 const _: () = assert!(size_of::<RawLane>() == 24);
 const _: () = assert!(size_of::<RawPosting>() == 20);
 const _: () = assert!(size_of::<RawKey>() == 12);
+const _: () = assert!(size_of::<RawTerm>() == 16);
 
 /// Entries of type `T` in one block.
 pub(crate) const fn per_block<T>() -> usize {

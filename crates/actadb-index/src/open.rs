@@ -62,6 +62,7 @@ pub struct OpenIndex {
     lanes: BTreeMap<u16, Lane>,
     groups: HashedMap<SmallVec<[Chain; 1]>>,
     keys: HashedMap<SmallVec<[u32; 2]>>,
+    terms: Vec<(u64, u64)>,
     postings: usize,
     key_places: usize,
 }
@@ -113,6 +114,20 @@ impl OpenIndex {
     pub fn add_key(&mut self, key: u64, place: u32) {
         self.keys.entry(key).or_default().push(place);
         self.key_places += 1;
+    }
+
+    /// Notes the term of the next entry of the log.
+    pub fn note_term(&mut self, index: u64, term: u64) {
+        if self.terms.last().is_none_or(|(_, last)| *last != term) {
+            self.terms.push((index, term));
+        }
+    }
+
+    /// Where terms begin in the segment: first index and term, ascending. The first is that of its
+    /// first entry.
+    #[must_use]
+    pub fn terms(&self) -> &[(u64, u64)] {
+        &self.terms
     }
 
     /// Its lanes, ascending.

@@ -17,7 +17,7 @@ use crate::blocks::{
 use crate::error::IndexError;
 use crate::filter::Sought;
 use crate::format::{
-    BLOCK_BYTES, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane, RawPosting,
+    BLOCK_BYTES, Described, FORMAT_VERSION, MAGIC, RawHeader, RawKey, RawLane, RawPosting, RawTerm,
     blocks_for, group_lane, index_seed, per_block,
 };
 use crate::open::OpenIndex;
@@ -76,6 +76,7 @@ pub struct SealedIndex {
     lanes: Vec<SealedLane>,
     pub(crate) postings: Table,
     pub(crate) keys: Table,
+    terms: Vec<(u64, u64)>,
 }
 
 impl SealedIndex {
@@ -127,6 +128,7 @@ impl SealedIndex {
             lanes: Vec::new(),
             postings: Table { block: 0, count: 0 },
             keys: Table { block: 0, count: 0 },
+            terms: Vec::new(),
         };
         let block = index.block(0)?;
         let (header, _) = RawHeader::read_from_prefix(&*block).map_err(|_| damaged("no header"))?;
@@ -182,7 +184,31 @@ impl SealedIndex {
                 at += 1;
             }
         }
+        let term_count = header.term_count.get() as usize;
+        let blocks = blocks_for::<RawTerm>(term_count) as u64;
+        let first = u64::from(header.block_count.get()).checked_sub(blocks);
+        let first = first.ok_or_else(|| damaged("more terms than the file has room for"))?;
+        let terms = Table { block: first, count: term_count };
+        while index.terms.len() < terms.count {
+            let at = index.terms.len();
+            let block = index.block(terms.block + (at / per_block::<RawTerm>()) as u64)?;
+            for raw in entries::<RawTerm>(&block, terms, at) {
+                let start = (raw.first_index.get(), raw.term.get());
+                let ascend = |last: &(u64, u64)| last.0 < start.0 && last.1 < start.1;
+                if !index.terms.last().is_none_or(ascend) {
+                    return Err(damaged("its terms make no sense"));
+                }
+                index.terms.push(start);
+            }
+        }
         Ok(index)
+    }
+
+    /// Where terms begin in the segment: first index and term, ascending. The first is that of its
+    /// first entry.
+    #[must_use]
+    pub fn terms(&self) -> &[(u64, u64)] {
+        &self.terms
     }
 
     /// Lookups find blocks that were read before in `cache`.
@@ -500,7 +526,8 @@ fn encode(described: &Described, open: &OpenIndex) -> Vec<u8> {
         .collect();
     let posting_block = next_block;
     let key_block = posting_block + blocks_for::<RawPosting>(postings.len());
-    let block_count = key_block + blocks_for::<RawKey>(keys.len());
+    let term_block = key_block + blocks_for::<RawKey>(keys.len());
+    let block_count = term_block + blocks_for::<RawTerm>(open.terms().len());
     let header = RawHeader {
         magic: MAGIC,
         version: FORMAT_VERSION.into(),
@@ -520,7 +547,7 @@ fn encode(described: &Described, open: &OpenIndex) -> Vec<u8> {
         key_count: (keys.len() as u32).into(),
         key_block: (key_block as u32).into(),
         block_count: (block_count as u32).into(),
-        zero: 0.into(),
+        term_count: (open.terms().len() as u32).into(),
     };
 
     let mut bytes = Vec::with_capacity(block_count * BLOCK_BYTES);
@@ -544,6 +571,12 @@ fn encode(described: &Described, open: &OpenIndex) -> Vec<u8> {
     let raw: Vec<RawKey> = keys
         .iter()
         .map(|(key, place)| RawKey { key: (*key).into(), place: (*place).into() })
+        .collect();
+    put_rows(&mut bytes, seed, raw.iter());
+    let raw: Vec<RawTerm> = open
+        .terms()
+        .iter()
+        .map(|(index, term)| RawTerm { first_index: (*index).into(), term: (*term).into() })
         .collect();
     put_rows(&mut bytes, seed, raw.iter());
     debug_assert_eq!(bytes.len(), block_count * BLOCK_BYTES);

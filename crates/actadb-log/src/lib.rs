@@ -10,6 +10,7 @@
 //! - [`scan`] reads frames back and knows a good one from a bad one.
 //! - [`recover`] decides, after a crash, where the log ends, and makes what it keeps durable
 //!   before anyone is shown it.
+//! - [`truncate`] takes back what was written and is not committed.
 //! - [`slots`] keeps the few words about a bucket that are not in its log, twice.
 
 pub mod error;
@@ -18,4 +19,5 @@ pub mod recover;
 pub mod scan;
 pub mod segment;
 pub mod slots;
+pub mod truncate;
 pub mod writer;

@@ -7,6 +7,7 @@
 //! lies there marked clean; so every frame above the slot's synced index is written again in place
 //! and synced. Every step may be interrupted and run again.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,10 +15,11 @@ use actadb_disk::disk::DiskFile;
 use actadb_model::probe::{Mistake, made};
 
 use crate::error::{Damage, LogError, SYNC};
-use crate::format::SEGMENT_HEADER_BYTES;
-use crate::format::SegmentHeader;
+use crate::format::{BatchHead, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::scan::{Found, Frame, Scanner, Tip};
 use crate::segment::{read_header, segment_numbers, segment_path};
+use crate::slots::Known;
+use crate::truncate::{Mark, settle};
 use crate::writer::{FullSegment, LogSettings, LogWriter, OpenSegment};
 
 const REWRITE_BYTES: usize = 1 << 20;
@@ -72,14 +74,15 @@ pub struct Unused {
 #[derive(Debug)]
 pub struct Recovery {
     settings: LogSettings,
-    /// Synced index of the meta slot.
-    synced_index: u64,
+    known: Known,
     numbers: Vec<u64>,
     /// Position in `numbers`.
     at: usize,
     tip: Tip,
     last: Option<Scanned>,
     unsynced: Vec<Unsynced>,
+    /// Frames that nothing yet says are settled.
+    marks: VecDeque<Mark>,
     cut: Option<(TornTail, Arc<dyn DiskFile>)>,
     /// Last segments without a header, the newest first, and what their frames prove durable.
     unused: Vec<Unused>,
@@ -101,7 +104,7 @@ impl Recovery {
     ///
     /// # Errors
     /// A gap in the numbers, or what the device says.
-    pub fn start(settings: LogSettings, synced_index: u64) -> Result<Self, LogError> {
+    pub fn start(settings: LogSettings, known: Known) -> Result<Self, LogError> {
         let mut numbers = segment_numbers(&*settings.disk, &settings.dir)?;
         for (number, expected) in numbers.iter().zip(1..) {
             if *number != expected {
@@ -113,19 +116,20 @@ impl Recovery {
         // allocated behind it.
         let mut unused = Vec::new();
         while let Some(last) = numbers.last().copied()
-            && let Some(found) = unused_segment(&settings, last)?
+            && let Some(found) = unused_segment(&settings, last, known)?
         {
             unused.push(found);
             numbers.pop();
         }
         Ok(Self {
             settings,
-            synced_index,
+            known,
             numbers,
             at: 0,
             tip: Tip::default(),
             last: None,
             unsynced: Vec::new(),
+            marks: VecDeque::new(),
             cut: None,
             unused,
         })
@@ -211,9 +215,10 @@ impl Recovery {
         let what = loop {
             match scanner.step().map_err(LogError::io("read", &path))? {
                 Found::Frame(frame) => {
-                    if frame.header.index > self.synced_index {
+                    if frame.header.index > self.known.synced_index {
                         unsynced_from.get_or_insert((frame.offset, before));
                     }
+                    self.mark(&frame, number, before);
                     before = scanner.tip();
                     visit(number, frame)?;
                 }
@@ -239,7 +244,7 @@ impl Recovery {
         };
         // The header may be as little synced as the frames behind it, and of a segment whose
         // first frame was lost it is all there is.
-        if unsynced_from.is_some() || self.synced_index < header.first_index {
+        if unsynced_from.is_some() || self.known.synced_index < header.first_index {
             let (from, before) = unsynced_from.unwrap_or((scanned.end, self.tip));
             self.unsynced.push(Unsynced { path, file, header, from, before, end: scanned.end });
         }
@@ -253,6 +258,16 @@ impl Recovery {
         self.last = Some(scanned);
         self.at += 1;
         Ok(full)
+    }
+
+    /// Notes a frame that may yet be cut off.
+    fn mark(&mut self, frame: &Frame, segment: u64, before: Tip) {
+        if frame.header.index > self.known.synced_index {
+            self.marks.push_back(Mark { before, segment, offset: frame.offset });
+        }
+        if let Some(head) = BatchHead::decode(frame.header.kind, &frame.body) {
+            settle(&mut self.marks, head.durable);
+        }
     }
 
     /// Whether a bad frame is the torn end of the log, or damage.
@@ -271,11 +286,11 @@ impl Recovery {
         if !self.is_last() {
             return damaged("a later segment proves that it was synced");
         }
-        if self.synced_index >= index && !trusting {
+        if self.known.synced_index >= index && !trusting {
             return damaged("the meta slot says that it was synced");
         }
         let read = LogError::io("read", path);
-        let durable = scanner.durable_behind(offset).map_err(read)?;
+        let durable = scanner.durable_behind(offset, self.known.bulk_through).map_err(read)?;
         if durable >= index && !trusting {
             return damaged("a later frame proves that it was synced");
         }
@@ -295,7 +310,7 @@ impl Recovery {
         assert!(self.next_segment().is_none(), "segments are left");
         assert!(self.last.is_some() || self.numbers.is_empty(), "the last segment was skipped");
         let LogSettings { disk, dir, .. } = &self.settings;
-        if self.tip.index < self.synced_index && !made(Mistake::CutAtFirstBadChecksum) {
+        if self.tip.index < self.known.synced_index && !made(Mistake::CutAtFirstBadChecksum) {
             let (path, offset) = match self.unused.iter().rev().find(|unused| unused.end > 0) {
                 // Its header is gone, or what it says; the log goes on in it.
                 Some(unused) => (unused.path.clone(), 0),
@@ -306,7 +321,7 @@ impl Recovery {
             };
             let what = format!(
                 "the log ends with entry {}, the meta slot says that {} was synced",
-                self.tip.index, self.synced_index
+                self.tip.index, self.known.synced_index
             );
             return Err(Damage::new(&path, offset, what).into());
         }
@@ -355,7 +370,7 @@ impl Recovery {
             let what = "a segment whose header was never synced";
             TornTail { file: unused.path, offset: 0, bytes: unused.end, what }
         }));
-        let writer = LogWriter::new(self.settings, self.tip, current, current_start);
+        let writer = LogWriter::new(self.settings, self.tip, current, current_start, self.marks);
         Ok(Recovered { writer, torn })
     }
 }
@@ -365,7 +380,11 @@ impl Recovery {
 ///
 /// # Errors
 /// A newer or foreign header, or what the device says.
-pub fn unused_segment(settings: &LogSettings, number: u64) -> Result<Option<Unused>, LogError> {
+pub fn unused_segment(
+    settings: &LogSettings,
+    number: u64,
+    known: Known,
+) -> Result<Option<Unused>, LogError> {
     let path = settings.segment_path(number);
     let read = |source| LogError::Io { what: "read", path: path.clone(), source };
     let file = settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;
@@ -374,12 +393,12 @@ pub fn unused_segment(settings: &LogSettings, number: u64) -> Result<Option<Unus
     }
     let seed = settings.identity.checksum_seed();
     let mut scanner = Scanner::new(file, seed, Tip::default()).map_err(read)?;
-    let durable = scanner.durable_behind(SEGMENT_HEADER_BYTES).map_err(read)?;
+    let durable = scanner.durable_behind(SEGMENT_HEADER_BYTES, known.bulk_through).map_err(read)?;
     let end = scanner.written_end(0).map_err(read)?;
     Ok(Some(Unused { path, durable, end }))
 }
 
-fn zero(file: &dyn DiskFile, offset: u64, bytes: u64) -> std::io::Result<()> {
+pub(crate) fn zero(file: &dyn DiskFile, offset: u64, bytes: u64) -> std::io::Result<()> {
     let zeros = vec![0; REWRITE_BYTES.min(bytes as usize)];
     let mut done = 0;
     while done < bytes {

@@ -176,17 +176,20 @@ impl Scanner {
     }
 
     /// The highest index that any frame behind `offset` proves durable, whatever chain it is of:
-    /// the evidence against calling a bad frame a torn tail.
+    /// the evidence against calling a bad frame a torn tail. Entries up to `bulk_through` prove
+    /// nothing.
     ///
     /// # Errors
     /// What the device says.
-    pub fn durable_behind(&mut self, offset: u64) -> io::Result<u64> {
+    pub fn durable_behind(&mut self, offset: u64, bulk_through: u64) -> io::Result<u64> {
         let mut highest = 0;
         let mut at = offset.next_multiple_of(FRAME_ALIGN).max(SEGMENT_HEADER_BYTES);
         while at + FRAME_HEADER_BYTES as u64 <= self.length {
             match self.frame_at(at)? {
                 Some(frame) => {
-                    if let Some(head) = BatchHead::decode(frame.header.kind, &frame.body) {
+                    if frame.header.index > bulk_through
+                        && let Some(head) = BatchHead::decode(frame.header.kind, &frame.body)
+                    {
                         highest = highest.max(head.durable);
                     }
                     at = frame.end();

@@ -36,7 +36,8 @@ struct RawSlot {
     boot_counter: U64,
     storage_id: [u8; 16],
     voters: [U64; VOTERS_MAX],
-    zero: [U64; 2],
+    bulk_through: U64,
+    zero: U64,
 }
 
 /// What a bucket must remember apart from its log.
@@ -56,6 +57,26 @@ pub struct SlotState {
     pub storage_id: Uuid,
     /// Raised at each start.
     pub boot_counter: u64,
+    /// Entries behind `synced_index` and up to this one may have been written in one go, behind
+    /// one sync: what their heads call durable is so elsewhere, and need not be here.
+    pub bulk_through: u64,
+}
+
+impl SlotState {
+    /// What it proves about the log.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known { synced_index: self.synced_index, bulk_through: self.bulk_through }
+    }
+}
+
+/// What the slots prove about the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// See [`SlotState::synced_index`].
+    pub synced_index: u64,
+    /// See [`SlotState::bulk_through`].
+    pub bulk_through: u64,
 }
 
 /// The file with the two slots.
@@ -162,14 +183,13 @@ impl Slots {
         self.bad
     }
 
-    /// Saves and syncs; both slots when more than the synced index changed.
+    /// Saves and syncs; both slots when more than the indexes changed.
     ///
     /// # Errors
     /// What the device says.
     pub fn save(&mut self, state: SlotState) -> Result<(), LogError> {
-        let only_index =
-            SlotState { synced_index: self.saved.synced_index, ..state.clone() } == self.saved;
-        if only_index {
+        let Known { synced_index, bulk_through } = self.saved.known();
+        if (SlotState { synced_index, bulk_through, ..state.clone() }) == self.saved {
             self.write(&state)?;
             self.saved = state;
             Ok(())
@@ -215,7 +235,8 @@ fn encode(seed: u32, counter: u64, state: &SlotState) -> Vec<u8> {
         boot_counter: state.boot_counter.into(),
         storage_id: *state.storage_id.as_bytes(),
         voters,
-        zero: [0.into(); 2],
+        bulk_through: state.bulk_through.into(),
+        zero: 0.into(),
     };
     raw.checksum = crc32c::crc32c_append(seed, raw.as_bytes()).into();
     let mut block = vec![0; SLOT_BYTES as usize];
@@ -248,6 +269,7 @@ fn decode(seed: u32, block: &[u8]) -> SlotRead {
         replica_id: raw.replica_id.get(),
         storage_id: Uuid::from_bytes(raw.storage_id),
         boot_counter: raw.boot_counter.get(),
+        bulk_through: raw.bulk_through.get(),
     };
     SlotRead::Good(raw.counter.get(), state)
 }
@@ -272,6 +294,7 @@ mod tests {
             replica_id: 1,
             storage_id: Uuid::from_u128(4),
             boot_counter: 1,
+            bulk_through: 0,
         }
     }
 

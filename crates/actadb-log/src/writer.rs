@@ -1,5 +1,6 @@
 //! Appending frames: one write each, space allocated ahead, a new segment when one is full.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::format::{
 };
 use crate::scan::Tip;
 use crate::segment::segment_path;
+use crate::truncate::Mark;
 
 /// Allocations end at a multiple of this.
 const BLOCK_BYTES: u64 = 4096;
@@ -88,15 +90,17 @@ pub struct Written {
 /// next one's header is written. So a segment with a good header proves the ones before it durable.
 #[derive(Debug)]
 pub struct LogWriter {
-    settings: LogSettings,
-    tip: Tip,
-    current: Option<OpenSegment>,
+    pub(crate) settings: LogSettings,
+    pub(crate) tip: Tip,
+    pub(crate) current: Option<OpenSegment>,
     /// What the header of the current segment says.
-    current_start: (u64, u32),
+    pub(crate) current_start: (u64, u32),
     /// The segment after the current one: allocated, its header still zeros.
-    next: Option<OpenSegment>,
+    pub(crate) next: Option<OpenSegment>,
     /// Reported with the next write that succeeds.
-    full: Option<FullSegment>,
+    pub(crate) full: Option<FullSegment>,
+    /// The frames that may yet be cut off, in order.
+    pub(crate) marks: VecDeque<Mark>,
     buffer: Vec<u8>,
 }
 
@@ -106,8 +110,10 @@ impl LogWriter {
         tip: Tip,
         current: Option<OpenSegment>,
         current_start: (u64, u32),
+        marks: VecDeque<Mark>,
     ) -> Self {
-        Self { settings, tip, current, current_start, next: None, full: None, buffer: Vec::new() }
+        let (next, full, buffer) = (None, None, Vec::new());
+        Self { settings, tip, current, current_start, next, full, marks, buffer }
     }
 
     /// The last entry written.
@@ -227,6 +233,8 @@ impl LogWriter {
             .file
             .write_all_at(&self.buffer, current.position)
             .map_err(LogError::io("write", &path))?;
+        let mark = Mark { before: self.tip, segment: current.number, offset: current.position };
+        self.marks.push_back(mark);
         let offset = current.position + FRAME_HEADER_BYTES as u64;
         let body = Place { segment: current.number, offset: offset as u32 };
         current.position += self.buffer.len() as u64;

@@ -9,6 +9,7 @@ use actadb_log::error::LogError;
 use actadb_log::format::{BatchHead, LogIdentity};
 use actadb_log::recover::{Recovered, Recovery};
 use actadb_log::segment::segment_path;
+use actadb_log::slots::Known;
 use actadb_log::writer::{LogSettings, LogWriter};
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::{Entry, EntryKind};
@@ -40,7 +41,7 @@ fn body(index: u64, durable: u64, extra: usize) -> Bytes {
 
 fn recover(disk: &SimDisk, synced_index: u64) -> Result<(Recovered, Vec<(u64, Bytes)>), LogError> {
     let mut found = Vec::new();
-    let mut recovery = Recovery::start(settings(disk), synced_index)?;
+    let mut recovery = Recovery::start(settings(disk), synced(synced_index))?;
     while recovery.next_segment().is_some() {
         recovery.scan::<LogError>(|_, frame| {
             found.push((frame.header.index, frame.body));
@@ -48,6 +49,10 @@ fn recover(disk: &SimDisk, synced_index: u64) -> Result<(Recovered, Vec<(u64, By
         })?;
     }
     Ok((recovery.finish()?, found))
+}
+
+fn synced(synced_index: u64) -> Known {
+    Known { synced_index, bulk_through: 0 }
 }
 
 fn new_log() -> (SimDisk, LogWriter) {
@@ -245,7 +250,7 @@ fn segments_missing_truncated_foreign_or_newer_are_refused_by_name() {
     let disk = build();
     let mut foreign = settings(&disk);
     foreign.identity.database = Uuid::from_u128(77);
-    let error = Recovery::start(foreign, 0)
+    let error = Recovery::start(foreign, synced(0))
         .and_then(|mut recovery| recovery.scan::<LogError>(|_, _| Ok(())));
     assert!(matches!(error, Err(LogError::Foreign { .. })));
 
@@ -360,7 +365,7 @@ fn a_segment_longer_than_it_should_be_is_left_for_the_next_one() {
     drop(writer);
     // As after a restore under a meta file that says another size.
     let smaller = LogSettings { segment_bytes: 16 << 10, ..settings(&disk) };
-    let mut recovery = Recovery::start(smaller, 0).expect("opens");
+    let mut recovery = Recovery::start(smaller, synced(0)).expect("opens");
     recovery.scan::<LogError>(|_, _| Ok(())).expect("a good segment");
     let mut writer = recovery.finish().expect("opens").writer;
     assert_eq!(writer.room().segment, 0);
@@ -422,7 +427,8 @@ fn frames_that_reach_new_blocks_carry_zeros_and_the_others_do_not() {
     let never = LogSettings { zero_fill_bytes: 0, ..settings(&SimDisk::new()) };
     never.disk.create_dir_all(&dir()).expect("dir");
     let plain = never.disk.clone();
-    let mut writer = Recovery::start(never, 0).expect("opens").finish().expect("opens").writer;
+    let mut writer =
+        Recovery::start(never, synced(0)).expect("opens").finish().expect("opens").writer;
     writer.make_room(60_000).expect("room");
     for index in 1..=40 {
         writer.write(&entry_of(index, 900)).expect("write");

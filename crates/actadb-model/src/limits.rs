@@ -65,6 +65,21 @@ pub const INLINE_KEYS: usize = 64;
 /// handed to a thread that reads.
 pub const INLINE_READ_BYTES: usize = 512 << 10;
 
+/// A replica counts time in ticks of this many nanoseconds.
+pub const TICK_NS: u64 = 50_000_000;
+/// A follower that hears nothing of its leader for this many ticks, or up to twice as many, begins
+/// an election.
+pub const ELECTION_TICKS: usize = 10;
+/// A leader tells that it is there every so many ticks.
+pub const HEARTBEAT_TICKS: usize = 2;
+/// Bytes of entries in one message to a follower; a larger entry goes alone.
+pub const PEER_MESSAGE_BYTES: u64 = 1 << 20;
+/// Messages with entries on their way to one follower.
+pub const PEER_IN_FLIGHT: usize = 64;
+/// Bytes of committed entries that a replica of several keeps per bucket, for those that are a
+/// little behind.
+pub const PEER_KEPT_BYTES: usize = 8 << 20;
+
 /// Most partitions of a database.
 pub const PARTITIONS_MAX: u16 = 4096;
 /// Default of `partition.count`.

@@ -127,7 +127,7 @@ fn any_bytes(bytes: &[u8]) {
     assert_eq!(matches!(end, Found::End), rest.iter().all(|byte| *byte == 0));
 
     let mut scanner = Scanner::new(segment(bytes), seed, tip).expect("no faults");
-    scanner.durable_behind(at).expect("no faults");
+    scanner.durable_behind(at, 0).expect("no faults");
     let end = scanner.written_end(at).expect("no faults");
     let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
     assert_eq!(end, at + written);

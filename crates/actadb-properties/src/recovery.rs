@@ -15,6 +15,7 @@ use actadb_log::format::{
 use actadb_log::recover::{Recovered, Recovery};
 use actadb_log::scan::Tip;
 use actadb_log::segment::segment_path;
+use actadb_log::slots::Known;
 use actadb_log::writer::{LogSettings, LogWriter};
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::{Entry, EntryKind};
@@ -69,7 +70,7 @@ pub fn check(data: &[u8]) {
 
 fn recover(disk: &SimDisk, synced_index: u64) -> Result<(Recovered, Found), LogError> {
     let mut found = Vec::new();
-    let mut recovery = Recovery::start(settings(disk), synced_index)?;
+    let mut recovery = Recovery::start(settings(disk), Known { synced_index, bulk_through: 0 })?;
     while recovery.next_segment().is_some() {
         recovery.scan::<LogError>(|_, frame| {
             found.push((frame.header.index, frame.header.kind, frame.body));

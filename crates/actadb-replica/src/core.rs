@@ -1,43 +1,49 @@
 //! The replica core: gathers proposals into entries, keeps one piece of disk work in flight, and
 //! says what is committed.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use actadb_model::entry::{Entry, EntryKind, Proposal, Room};
-use actadb_model::ids::PartitionId;
+use actadb_model::entry::{Entry, Room};
 use actadb_model::limits::{
-    ENTRY_TARGET_BYTES, GATHER_MAX_PROPOSALS, NO_ROOM_RETRY_NS, SLOT_SAVE_BYTES, SLOT_SAVE_IDLE_NS,
+    ELECTION_TICKS, ENTRY_TARGET_BYTES, GATHER_MAX_PROPOSALS, NO_ROOM_RETRY_NS, SLOT_SAVE_IDLE_NS,
+    TICK_NS,
 };
 use actadb_model::outcome::{ClosedReason, RefusedReason};
 use actadb_model::time::Now;
 use bytes::Bytes;
 
-use crate::consensus::Consensus;
-use crate::message::{FsyncMode, Input, Output, Work};
-use crate::room::{Fit, RoomKeeper};
+use crate::admission::{self, Admission};
+use crate::consensus::{Consensus, Group, Ready};
+use crate::message::{FsyncMode, Input, Output, SlotValues};
+use crate::plan::{Plan, Step};
+use crate::room::RoomKeeper;
 
-/// Puts a batch's head (time in ns, highest durable index) before its records.
-pub type EncodeBatch = fn(time_ns: u64, durable: u64, records: &[Bytes]) -> Bytes;
-
-/// What a core must know to begin with.
-#[derive(Clone, Debug)]
-pub struct Start {
-    /// Consensus term; the epoch of proposals.
-    pub term: u64,
-    /// The last entry of the log; everything up to it is durable.
-    pub last_index: u64,
-    /// Time of the last batch, in nanoseconds since 1970; batches never go back behind it.
-    pub last_time_ns: u64,
-    /// For each partition of the bucket, its next sequence.
-    pub next_sequences: Vec<(PartitionId, u64)>,
-    /// When to sync.
-    pub fsync: FsyncMode,
+/// What the core must know of the bytes in an entry's body, which it does not read itself.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyFormat {
     /// Bytes of a batch's head.
     pub batch_head_bytes: u64,
     /// Largest body that a segment holds.
     pub max_body_bytes: u64,
-    /// Lays out a batch.
-    pub encode_batch: EncodeBatch,
+    /// Bytes that a body of this size takes in a segment.
+    pub frame_bytes: fn(body_bytes: u64) -> u64,
+    /// Puts a batch's head (time in ns, highest durable index) before its records.
+    pub encode_batch: fn(time_ns: u64, durable: u64, records: &[Bytes]) -> Bytes,
+    /// The highest index that an entry says was durable when it was closed.
+    pub durable: fn(entry: &Entry) -> u64,
+}
+
+/// What a core must know to begin with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The group, as the log and the slots tell it.
+    pub group: Group,
+    /// What the slots hold, to be kept when something else is saved.
+    pub saved: SlotValues,
+    /// Time of the last batch, in nanoseconds since 1970; batches never go back behind it.
+    pub last_time_ns: u64,
+    /// When to sync.
+    pub fsync: FsyncMode,
+    /// The layout of bodies.
+    pub format: BodyFormat,
 }
 
 /// What an operator wants to see of a replica.
@@ -55,87 +61,114 @@ pub struct Stats {
     pub written: u64,
     /// See `written`.
     pub synced: u64,
+    /// Highest entry known to be committed.
+    pub committed: u64,
+    /// Current term.
+    pub term: u64,
+    /// The replica that leads, 0 when none is known to.
+    pub leader: u64,
+    /// Whether that is this one.
+    pub leads: bool,
 }
 
 /// What the writer thread is doing.
-#[derive(Debug)]
-enum Busy {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Busy {
     Idle,
     Allocating {
         body_bytes: u64,
     },
     Writing {
-        entry: Entry,
+        last: u64,
         sync: bool,
-        durable: bool,
     },
     /// A write that found no space, to be made again at this time.
     Blocked {
-        entry: Entry,
-        sync: bool,
-        durable: bool,
         until: u64,
     },
     Syncing,
-    Saving {
-        synced_index: u64,
+    Truncating {
+        after: u64,
     },
+    Saving {
+        values: SlotValues,
+        /// The first step of the plan asked for it.
+        planned: bool,
+    },
+}
+
+/// Everything that was proposed is to be written, and then the bucket stops.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopping {
+    /// Until when it waits for another replica to take the lead.
+    pub(crate) patience: Option<u64>,
 }
 
 /// One bucket's replica.
 ///
 /// Invariants: `synced <= written`; one piece of work is out at a time; a proposal is either
-/// queued, or in an entry, or refused, never two of them.
+/// queued, or in an entry, or refused, never two of them; nothing committed is ever cut off.
 #[derive(Debug)]
 pub struct ReplicaCore {
-    start: Start,
-    consensus: Consensus,
-    next_sequences: BTreeMap<PartitionId, u64>,
-    queue: VecDeque<Proposal>,
-    queued_bytes: usize,
+    pub(crate) consensus: Consensus,
+    pub(crate) fsync: FsyncMode,
+    pub(crate) format: BodyFormat,
+    /// The term in which this replica leads and takes proposals.
+    pub(crate) epoch: Option<u64>,
+    /// It said that it leads; `epoch` follows with the answer.
+    pub(crate) leads: bool,
+    pub(crate) admission: Admission,
     /// Proposals in the last entry.
-    last_batch: usize,
-    room: RoomKeeper,
-    busy: Busy,
-    last_time_ns: u64,
-    written: u64,
-    synced: u64,
-    saved: u64,
-    /// Highest entry with a proposal whose answer waits for the disk.
-    durable_wanted: u64,
-    last_sync_ns: u64,
-    last_write_ns: u64,
-    bytes_since_save: u64,
-    save_wanted: bool,
-    stopping: bool,
-    closed: Option<ClosedReason>,
+    pub(crate) last_batch: usize,
+    pub(crate) plan: Plan,
+    pub(crate) room: RoomKeeper,
+    pub(crate) busy: Busy,
+    pub(crate) last_time_ns: u64,
+    pub(crate) written: u64,
+    pub(crate) synced: u64,
+    pub(crate) saved: SlotValues,
+    /// Highest entry that somebody waits to see synced.
+    pub(crate) durable_wanted: u64,
+    pub(crate) last_sync_ns: u64,
+    pub(crate) last_write_ns: u64,
+    pub(crate) bytes_since_save: u64,
+    pub(crate) save_wanted: bool,
+    pub(crate) next_tick_ns: Option<u64>,
+    pub(crate) stopping: Option<Stopping>,
+    pub(crate) closed: Option<ClosedReason>,
+    /// Commits to be told once the next write is under way; kept for its memory.
+    pub(crate) committed: Vec<Entry>,
 }
 
 impl ReplicaCore {
-    /// A core over an open log; it leads after [`Input::Start`].
+    /// A core over an open log; it follows until it leads.
     #[must_use]
     pub fn new(start: Start) -> Self {
-        let commit_when_written = start.fsync != FsyncMode::Always;
+        let last_index = start.group.terms.last_index();
         Self {
-            consensus: Consensus::new(start.term, start.last_index, commit_when_written),
-            next_sequences: start.next_sequences.iter().copied().collect(),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            consensus: Consensus::new(start.group),
+            fsync: start.fsync,
+            format: start.format,
+            epoch: None,
+            leads: false,
+            admission: Admission::default(),
             last_batch: 0,
+            plan: Plan::default(),
             room: RoomKeeper::default(),
             busy: Busy::Idle,
             last_time_ns: start.last_time_ns,
-            written: start.last_index,
-            synced: start.last_index,
-            saved: start.last_index,
+            written: last_index,
+            synced: last_index,
+            saved: start.saved,
             durable_wanted: 0,
             last_sync_ns: 0,
             last_write_ns: 0,
             bytes_since_save: 0,
             save_wanted: false,
-            stopping: false,
+            next_tick_ns: None,
+            stopping: None,
             closed: None,
-            start,
+            committed: Vec::new(),
         }
     }
 
@@ -147,83 +180,78 @@ impl ReplicaCore {
             }
             return;
         }
+        let gathers = self.take(now, input, out);
+        self.settle(now, gathers, out);
+    }
+
+    /// Takes an input in; answers whether the queue may now become an entry.
+    fn take(&mut self, now: Now, input: Input, out: &mut Vec<Output>) -> bool {
         match input {
             Input::Start { room, full_segments } => {
                 self.room.set(room);
                 self.room.full_segments = full_segments;
-                out.push(Output::Lead { epoch: self.consensus.term() });
+                if self.consensus.is_alone() {
+                    self.consensus.campaign();
+                } else {
+                    self.next_tick_ns = Some(now.mono_ns + TICK_NS);
+                }
             }
-            Input::Propose(proposal) => self.propose(now, proposal, out),
-            Input::WantSync => {
-                self.durable_wanted = self.durable_wanted.max(self.written);
-                self.pump(now, out);
+            Input::Peer(message) => self.consensus.receive(message),
+            Input::Unreachable(replica) => self.consensus.unreachable(replica),
+            Input::Numbered(next_sequences) => {
+                self.epoch = self.leads.then(|| self.consensus.term());
+                self.admission.reset(next_sequences);
             }
-            Input::Flush | Input::Tick => self.pump(now, out),
+            Input::Fetched { first, entries } => self.consensus.fetched(first, entries),
+            Input::Propose(proposal) => {
+                if self.epoch != Some(proposal.epoch) {
+                    return false;
+                }
+                self.admission.admit(proposal);
+                if matches!(self.busy, Busy::Blocked { .. }) {
+                    // Behind a write that finds no space nothing is admitted; what is in no entry
+                    // can be refused for certain.
+                    self.refuse(|_| true, out);
+                }
+                return self.admission.bytes() >= ENTRY_TARGET_BYTES;
+            }
+            Input::WantSync => self.durable_wanted = self.durable_wanted.max(self.written),
+            Input::Flush => {}
+            Input::Tick => self.tick(now),
             Input::Written { index, synced_through, room, filled } => {
                 self.room.set(room);
-                self.written_entry(now, index, synced_through, filled, out);
+                self.written_through(now, index, synced_through, filled);
+                return !self.may_gather();
             }
             Input::WriteFoundNoRoom => {
-                self.write_found_no_room(now);
-                self.refuse_queued(out);
+                self.busy = Busy::Blocked { until: now.mono_ns + NO_ROOM_RETRY_NS };
+                self.refuse(|_| true, out);
             }
-            Input::Synced => self.synced_all(now, out),
+            Input::Synced => {
+                self.busy = Busy::Idle;
+                self.synced = self.written;
+                self.last_sync_ns = now.mono_ns;
+                out.push(Output::Synced);
+            }
             Input::Allocated(room) => {
                 self.room.allocated(room);
                 self.busy = Busy::Idle;
-                self.pump(now, out);
             }
             Input::AllocationFailed(room) => {
                 if let Busy::Allocating { body_bytes } = self.busy {
                     self.room.failed(now, body_bytes, room);
                 }
                 self.busy = Busy::Idle;
-                self.pump(now, out);
             }
-            Input::SlotSaved => {
-                if let Busy::Saving { synced_index } = self.busy {
-                    self.saved = synced_index;
-                }
-                self.busy = Busy::Idle;
-                self.pump(now, out);
-            }
-            Input::SlotNotSaved => {
-                self.busy = Busy::Idle;
-                self.last_write_ns = now.mono_ns;
-                if self.stopping && self.queue.is_empty() {
-                    // The next start does a little more work; that is all a slot is for.
-                    self.stopped(out);
-                } else {
-                    self.pump(now, out);
-                }
-            }
-            Input::Sealed => {
-                self.room.sealed();
-                self.pump(now, out);
-            }
-            Input::SealFailed { no_room } => {
-                self.room.seal_failed(no_room);
-                self.pump(now, out);
-            }
-            Input::Failed(reason) => {
-                self.queue.clear();
-                self.queued_bytes = 0;
-                self.closed = Some(reason.clone());
-                out.push(Output::Closed(reason));
-                if self.stopping {
-                    out.push(Output::Stopped);
-                }
-            }
-            Input::Stop => {
-                self.stopping = true;
-                if matches!(self.busy, Busy::Blocked { .. }) {
-                    // Nobody knows when there will be space; the write's outcome stays unknown.
-                    self.stopped(out);
-                } else {
-                    self.pump(now, out);
-                }
-            }
+            Input::SlotSaved => self.slot_saved(),
+            Input::SlotNotSaved => self.slot_not_saved(now, out),
+            Input::Truncated { room, reopened } => self.truncated(room, reopened),
+            Input::Sealed => self.room.sealed(),
+            Input::SealFailed { no_room } => self.room.seal_failed(no_room),
+            Input::Failed(reason) => self.close(reason, out),
+            Input::Stop => self.stop(out),
         }
+        true
     }
 
     /// When [`Input::Tick`] is due, by the monotonic clock.
@@ -232,16 +260,21 @@ impl ReplicaCore {
         if self.closed.is_some() {
             return None;
         }
-        match &self.busy {
-            Busy::Blocked { until, .. } => return Some(*until),
-            Busy::Idle => {}
-            _ => return None,
-        }
-        let sync = match self.start.fsync {
+        let work = match self.busy {
+            Busy::Blocked { until } => Some(until),
+            Busy::Idle => self.idle_wake_at(),
+            _ => None,
+        };
+        work.into_iter().chain(self.next_tick_ns).min()
+    }
+
+    fn idle_wake_at(&self) -> Option<u64> {
+        let sync = match self.fsync {
             FsyncMode::Interval(ns) if self.written > self.synced => Some(self.last_sync_ns + ns),
             _ => None,
         };
-        let save = (self.synced > self.saved).then(|| self.last_write_ns + SLOT_SAVE_IDLE_NS);
+        let unsaved = self.settled() > self.saved.synced_index;
+        let save = unsaved.then(|| self.last_write_ns + SLOT_SAVE_IDLE_NS);
         [sync, save, self.room.wake_at()].into_iter().flatten().min()
     }
 
@@ -249,266 +282,166 @@ impl ReplicaCore {
     /// may well join them. A large entry shares its sync among enough of them as it is.
     #[must_use]
     pub fn may_gather(&self) -> bool {
-        let few = self.queue.len() < self.last_batch.min(GATHER_MAX_PROPOSALS);
-        few && !self.queue.is_empty() && matches!(self.busy, Busy::Idle)
+        let few = self.admission.len() < self.last_batch.min(GATHER_MAX_PROPOSALS);
+        few && !self.admission.is_empty() && matches!(self.busy, Busy::Idle)
     }
 
     /// What an operator wants to see.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            queued: self.queue.len(),
+            queued: self.admission.len(),
             room: self.room.room(),
             no_room: self.room.is_short() || matches!(self.busy, Busy::Blocked { .. }),
             full_segments: self.room.full_segments,
             written: self.written,
             synced: self.synced,
+            committed: self.consensus.committed(),
+            term: self.consensus.term(),
+            leader: self.consensus.leader(),
+            leads: self.epoch.is_some(),
         }
     }
 
-    fn propose(&mut self, now: Now, proposal: Proposal, out: &mut Vec<Output>) {
-        let next = self.next_sequences.get_mut(&proposal.partition);
-        let next = next.expect("a partition of this bucket");
-        // What was proposed behind something refused does not fit the numbers any more; its
-        // partition core knows, or will when it reads the refusal.
-        if proposal.epoch != self.consensus.term() || proposal.first_sequence != *next {
-            return;
+    /// Entries up to this one are on this disk for good: synced, and committed.
+    pub(crate) fn settled(&self) -> u64 {
+        self.synced.min(self.consensus.committed())
+    }
+
+    fn tick(&mut self, now: Now) {
+        let Some(at) = self.next_tick_ns else { return };
+        if now.mono_ns >= at {
+            // However long it slept: time that nobody counted must not end anyone's term.
+            self.next_tick_ns = Some(now.mono_ns + TICK_NS);
+            self.consensus.tick();
         }
-        *next += u64::from(proposal.count);
-        self.queued_bytes += proposal.record.len();
-        self.queue.push_back(proposal);
+    }
+
+    /// Carries out what consensus asks for, until it asks for nothing.
+    fn settle(&mut self, now: Now, gathers: bool, out: &mut Vec<Output>) {
+        while self.closed.is_none() {
+            self.drain(out);
+            let free = matches!(self.busy, Busy::Idle | Busy::Blocked { .. });
+            if free && self.work(now, gathers, out) {
+                continue;
+            }
+            // The next write runs while these are published and answered.
+            for entry in std::mem::take(&mut self.committed) {
+                out.push(Output::Commit { synced: self.synced >= entry.index, entry });
+            }
+            self.change_roles(out);
+            let fetches = self.consensus.wanted().into_iter();
+            out.extend(fetches.map(|(first, end)| Output::Fetch { first, end }));
+            if !self.end_stop(now, out) {
+                return;
+            }
+        }
+    }
+
+    fn drain(&mut self, out: &mut Vec<Output>) {
+        self.report(out);
+        while let Some(Ready { messages, persist, committed }) = self.consensus.ready() {
+            out.extend(messages.into_iter().map(Output::Send));
+            self.plan.add(persist);
+            self.committed.extend(committed);
+            self.report(out);
+        }
+    }
+
+    fn change_roles(&mut self, out: &mut Vec<Output>) {
+        let leads = self.consensus.is_leader() && self.closed.is_none();
+        // Another term of its own may have come between two looks.
+        let stale = self.epoch.is_some_and(|epoch| epoch != self.consensus.term());
+        if self.leads && (!leads || stale) {
+            self.leads = false;
+            self.epoch = None;
+            self.admission.reset([]);
+            out.push(Output::Follow);
+        }
+        if leads && !self.leads {
+            self.leads = true;
+            let (epoch, tail) = (self.consensus.term(), self.consensus.tail());
+            out.push(Output::Lead { epoch, tail });
+        }
+    }
+
+    /// Steps of the plan that need no work: what is written, and reports of what is durable.
+    fn report(&mut self, out: &mut Vec<Output>) {
+        while let Some(step) = self.plan.front() {
+            match step {
+                Step::Write(entry) if entry.index <= self.written => {}
+                Step::Report { .. } => {}
+                _ => return,
+            }
+            if let Some(Step::Report { number, messages }) = self.plan.pop() {
+                self.consensus.persisted(number);
+                out.extend(messages.into_iter().map(Output::Send));
+            }
+        }
+    }
+
+    pub(crate) fn propose(&mut self, now: Now, count: usize) {
+        let batch = self.admission.take(count);
+        self.last_batch = batch.len();
+        if batch.iter().any(|proposal| proposal.durable) {
+            self.durable_wanted = self.consensus.last_index() + 1;
+        }
+        let records: Vec<Bytes> = batch.into_iter().map(|proposal| proposal.record).collect();
+        self.last_time_ns = self.last_time_ns.max(now.unix_ns);
+        let body = (self.format.encode_batch)(self.last_time_ns, self.settled(), &records);
+        self.consensus.propose(body);
+    }
+
+    /// Refuses what cannot be written, with all that the same partitions proposed behind it.
+    pub(crate) fn refuse(&mut self, cannot: impl Fn(u64) -> bool, out: &mut Vec<Output>) {
+        let refused: admission::From = self.admission.refuse(cannot);
+        let Some(epoch) = self.epoch else { return };
+        for (partition, from) in refused {
+            let reason = RefusedReason::NoRoom;
+            out.push(Output::Refused { partition, epoch, from, reason });
+        }
+    }
+
+    fn stop(&mut self, out: &mut Vec<Output>) {
+        self.stopping.get_or_insert(Stopping { patience: None });
         if matches!(self.busy, Busy::Blocked { .. }) {
-            // Behind a write that finds no space nothing is admitted; what is in no entry can be
-            // refused for certain.
-            self.refuse_queued(out);
-            return;
-        }
-        if self.queued_bytes >= ENTRY_TARGET_BYTES {
-            self.pump(now, out);
-        }
-    }
-
-    /// Starts the next piece of work, if none is out.
-    fn pump(&mut self, now: Now, out: &mut Vec<Output>) {
-        if let Busy::Blocked { until, .. } = self.busy
-            && now.mono_ns >= until
-            && let Busy::Blocked { entry, sync, durable, .. } =
-                std::mem::replace(&mut self.busy, Busy::Idle)
-        {
-            out.push(Output::Work(Work::Write { entry: entry.clone(), sync }));
-            self.busy = Busy::Writing { entry, sync, durable };
-        }
-        if !matches!(self.busy, Busy::Idle) {
-            return;
-        }
-        if self.sync_is_due(now) {
-            self.busy = Busy::Syncing;
-            out.push(Output::Work(Work::Sync));
-            return;
-        }
-        // Both before the next entry: under a load that never pauses they would never come.
-        if let Some(body_bytes) = self.allocation_ahead(now) {
-            self.allocate(body_bytes, out);
-            return;
-        }
-        if self.save_is_due(now, false) {
-            self.save(out);
-            return;
-        }
-        if !self.queue.is_empty() && self.begin_entry(now, out) {
-            return;
-        }
-        if self.save_is_due(now, true) {
-            self.save(out);
-            return;
-        }
-        if self.stopping && self.queue.is_empty() {
+            // Nobody knows when there will be space; the write's outcome stays unknown.
             self.stopped(out);
         }
     }
 
-    fn stopped(&mut self, out: &mut Vec<Output>) {
+    /// Ends a stop when everything is done, and another replica leads if one can. Answers whether
+    /// consensus was asked for that.
+    fn end_stop(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
+        let Some(stopping) = self.stopping else { return false };
+        if !matches!(self.busy, Busy::Idle) || !self.admission.is_empty() {
+            return false;
+        }
+        let leads = !self.consensus.is_alone() && self.consensus.is_leader();
+        match stopping.patience {
+            None if leads && self.consensus.hand_over() => {
+                let until = now.mono_ns + ELECTION_TICKS as u64 * TICK_NS;
+                self.stopping = Some(Stopping { patience: Some(until) });
+                return true;
+            }
+            Some(until) if leads && now.mono_ns < until => {}
+            _ => self.stopped(out),
+        }
+        false
+    }
+
+    pub(crate) fn stopped(&mut self, out: &mut Vec<Output>) {
         self.closed = Some(ClosedReason::Stopping);
         out.push(Output::Closed(ClosedReason::Stopping));
         out.push(Output::Stopped);
     }
 
-    fn sync_is_due(&self, now: Now) -> bool {
-        if self.written == self.synced {
-            return false;
+    fn close(&mut self, reason: ClosedReason, out: &mut Vec<Output>) {
+        self.admission.reset([]);
+        self.closed = Some(reason.clone());
+        out.push(Output::Closed(reason));
+        if self.stopping.is_some() {
+            out.push(Output::Stopped);
         }
-        let interval = match self.start.fsync {
-            FsyncMode::Interval(ns) => now.mono_ns >= self.last_sync_ns + ns,
-            FsyncMode::Always | FsyncMode::Never => false,
-        };
-        interval || self.durable_wanted > self.synced || (self.stopping && self.queue.is_empty())
-    }
-
-    /// `idle`: nothing else is to be done.
-    fn save_is_due(&self, now: Now, idle: bool) -> bool {
-        let at_rest = self.stopping || now.mono_ns >= self.last_write_ns + SLOT_SAVE_IDLE_NS;
-        let due = self.save_wanted || self.bytes_since_save >= SLOT_SAVE_BYTES;
-        self.synced > self.saved && (due || (idle && at_rest))
-    }
-
-    fn save(&mut self, out: &mut Vec<Output>) {
-        self.save_wanted = false;
-        self.bytes_since_save = 0;
-        self.busy = Busy::Saving { synced_index: self.synced };
-        out.push(Output::Work(Work::SaveSlot { synced_index: self.synced }));
-    }
-
-    /// A retry of an allocation that failed, or one made before it is needed, so that no entry
-    /// waits for it.
-    fn allocation_ahead(&self, now: Now) -> Option<u64> {
-        if let Some(body_bytes) = self.room.retry(now) {
-            return Some(body_bytes);
-        }
-        let reserve = (ENTRY_TARGET_BYTES as u64).min(self.start.max_body_bytes);
-        let used = self.written > 0 && !self.stopping;
-        (used && self.room.fit(now, reserve) == Fit::Allocate).then_some(reserve)
-    }
-
-    fn allocate(&mut self, body_bytes: u64, out: &mut Vec<Output>) {
-        self.busy = Busy::Allocating { body_bytes };
-        out.push(Output::Work(Work::Allocate { body_bytes }));
-    }
-
-    /// Closes the queue's front into an entry and writes it. Answers whether the writer is busy
-    /// now, or must stay idle for a seal.
-    fn begin_entry(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
-        let mut body_bytes = self.start.batch_head_bytes;
-        let mut taken = 0;
-        for proposal in &self.queue {
-            let longer = body_bytes + proposal.record.len() as u64;
-            let fit = self.room.fit(now, longer);
-            if taken == 0 {
-                match fit {
-                    Fit::Now => {}
-                    Fit::Allocate => {
-                        self.allocate(longer, out);
-                        return true;
-                    }
-                    Fit::AwaitSeal => return false,
-                    Fit::Refuse => {
-                        self.refuse_what_does_not_fit(now, out);
-                        return !self.queue.is_empty() && self.begin_entry(now, out);
-                    }
-                }
-            } else if fit != Fit::Now || longer > ENTRY_TARGET_BYTES as u64 {
-                break;
-            }
-            body_bytes = longer;
-            taken += 1;
-        }
-        let batch: Vec<Proposal> = self.queue.drain(..taken).collect();
-        self.write(now, batch, out);
-        true
-    }
-
-    fn write(&mut self, now: Now, batch: Vec<Proposal>, out: &mut Vec<Output>) {
-        self.last_batch = batch.len();
-        let durable = batch.iter().any(|proposal| proposal.durable);
-        let records: Vec<Bytes> = batch.into_iter().map(|proposal| proposal.record).collect();
-        self.queued_bytes -= records.iter().map(Bytes::len).sum::<usize>();
-        self.last_time_ns = self.last_time_ns.max(now.unix_ns);
-        let body = (self.start.encode_batch)(self.last_time_ns, self.synced, &records);
-        let entry = self.consensus.append(EntryKind::Batch, body);
-        let sync = self.start.fsync == FsyncMode::Always;
-        out.push(Output::Work(Work::Write { entry: entry.clone(), sync }));
-        self.busy = Busy::Writing { entry, sync, durable };
-    }
-
-    /// Refuses the proposals that do not fit, with all that their partitions proposed behind them.
-    fn refuse_what_does_not_fit(&mut self, now: Now, out: &mut Vec<Output>) {
-        let mut refused: BTreeMap<PartitionId, u64> = BTreeMap::new();
-        let head = self.start.batch_head_bytes;
-        let mut kept = VecDeque::new();
-        for proposal in std::mem::take(&mut self.queue) {
-            let behind = refused.contains_key(&proposal.partition);
-            let fit = self.room.fit(now, head + proposal.record.len() as u64);
-            if behind || fit == Fit::Refuse {
-                refused.entry(proposal.partition).or_insert(proposal.first_sequence);
-                self.queued_bytes -= proposal.record.len();
-            } else {
-                kept.push_back(proposal);
-            }
-        }
-        self.queue = kept;
-        self.tell_refused(refused, out);
-    }
-
-    /// Refuses everything that is in no entry.
-    fn refuse_queued(&mut self, out: &mut Vec<Output>) {
-        let mut refused: BTreeMap<PartitionId, u64> = BTreeMap::new();
-        for proposal in self.queue.drain(..) {
-            refused.entry(proposal.partition).or_insert(proposal.first_sequence);
-        }
-        self.queued_bytes = 0;
-        self.tell_refused(refused, out);
-    }
-
-    fn tell_refused(&mut self, refused: BTreeMap<PartitionId, u64>, out: &mut Vec<Output>) {
-        for (partition, from) in refused {
-            self.next_sequences.insert(partition, from);
-            let (epoch, reason) = (self.consensus.term(), RefusedReason::NoRoom);
-            out.push(Output::Refused { partition, epoch, from, reason });
-        }
-    }
-
-    fn written_entry(
-        &mut self,
-        now: Now,
-        index: u64,
-        synced_through: u64,
-        filled: bool,
-        out: &mut Vec<Output>,
-    ) {
-        let Busy::Writing { entry, sync, durable } = std::mem::replace(&mut self.busy, Busy::Idle)
-        else {
-            panic!("a write ended that was not begun");
-        };
-        assert_eq!(entry.index, index, "another write ended than the one in flight");
-        self.bytes_since_save += entry.body.len() as u64;
-        self.last_write_ns = now.mono_ns;
-        if self.written == self.synced {
-            // The interval runs from the first write that is not synced.
-            self.last_sync_ns = now.mono_ns;
-        }
-        self.written = index;
-        self.synced = self.synced.max(synced_through);
-        if filled {
-            self.room.full_segments += 1;
-            self.save_wanted = true;
-        }
-        if durable && self.synced < index {
-            self.durable_wanted = index;
-        }
-        assert!(!sync || self.synced == index, "a synced write is synced");
-        let synced = self.synced >= index;
-        // The next write runs while this entry is published and answered.
-        if !self.queue.is_empty() && !self.may_gather() {
-            self.pump(now, out);
-        }
-        if self.consensus.commits(index, synced) {
-            out.push(Output::Commit { synced, entry });
-        }
-    }
-
-    fn write_found_no_room(&mut self, now: Now) {
-        let until = now.mono_ns + NO_ROOM_RETRY_NS;
-        if let Busy::Writing { entry, sync, durable } =
-            std::mem::replace(&mut self.busy, Busy::Idle)
-        {
-            self.busy = Busy::Blocked { entry, sync, durable, until };
-        }
-    }
-
-    fn synced_all(&mut self, now: Now, out: &mut Vec<Output>) {
-        self.busy = Busy::Idle;
-        self.synced = self.written;
-        self.last_sync_ns = now.mono_ns;
-        out.push(Output::Synced);
-        self.pump(now, out);
     }
 }

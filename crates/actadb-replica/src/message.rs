@@ -4,6 +4,8 @@ use actadb_model::entry::{Entry, Proposal, Room};
 use actadb_model::ids::PartitionId;
 use actadb_model::outcome::{ClosedReason, RefusedReason};
 
+use crate::peer::PeerMessage;
+
 /// When an append counts as committed, and when the disk is synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsyncMode {
@@ -18,12 +20,26 @@ pub enum FsyncMode {
 /// What a replica core is told.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Begin to lead: the log is open, all of it durable.
+    /// The log is open, all of it durable. A replica that votes alone begins to lead.
     Start {
         /// What can be written without allocating.
         room: Room,
         /// Full segments without an index.
         full_segments: usize,
+    },
+    /// From another replica of the group.
+    Peer(PeerMessage),
+    /// A message to this replica was lost.
+    Unreachable(u64),
+    /// The answer to [`Output::Lead`]: for each partition of the bucket, the sequence behind its
+    /// tail.
+    Numbered(Vec<(PartitionId, u64)>),
+    /// The answer to [`Output::Fetch`].
+    Fetched {
+        /// The first entry that was asked for.
+        first: u64,
+        /// The entries, as many as fit; none when they could not be read.
+        entries: Vec<Entry>,
     },
     /// A decided transaction.
     Propose(Proposal),
@@ -33,7 +49,7 @@ pub enum Input {
     Flush,
     /// The write in flight was handed to the system.
     Written {
-        /// Index of the entry.
+        /// The last entry written; fewer than asked for when space ran out.
         index: u64,
         /// Entries up to this one are known to be synced.
         synced_through: u64,
@@ -54,6 +70,13 @@ pub enum Input {
     SlotSaved,
     /// There was no space to save the slot; it is tried again when it is due.
     SlotNotSaved,
+    /// The end of the log is cut off.
+    Truncated {
+        /// What can be written now.
+        room: Room,
+        /// Full segments that are so no longer.
+        reopened: usize,
+    },
     /// The work in flight failed for good.
     Failed(ClosedReason),
     /// A full segment has its index.
@@ -77,29 +100,61 @@ pub enum Work {
         /// Size of the body.
         body_bytes: u64,
     },
-    /// Write an entry, and sync it if asked.
+    /// Write entries, one behind the other, and sync them if asked.
     Write {
-        /// The entry.
-        entry: Entry,
+        /// The entries.
+        entries: Vec<Entry>,
         /// Sync before reporting.
         sync: bool,
+        /// Entries up to this one will never be cut off.
+        settled: u64,
     },
     /// Sync everything written.
     Sync,
-    /// Save the synced index to the slots.
-    SaveSlot {
-        /// The index.
-        synced_index: u64,
+    /// Cut off what stands behind an entry, and make the cut durable.
+    Truncate {
+        /// The last entry that stays.
+        after: u64,
     },
+    /// Save to the slots.
+    SaveSlot(SlotValues),
+}
+
+/// What a replica core saves to the slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotValues {
+    /// Current term.
+    pub term: u64,
+    /// Whom it voted for in that term, 0 for nobody.
+    pub vote: u64,
+    /// Entries up to this one are synced here and committed.
+    pub synced_index: u64,
+    /// Entries behind `synced_index` and up to this one may be written in one go: none of them
+    /// proves that another is durable here.
+    pub bulk_through: u64,
 }
 
 /// What a replica core wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Tell every partition that this bucket leads from its committed state on.
+    /// This replica leads: tell every partition, with what stands in the log above the committed
+    /// part, and answer with [`Input::Numbered`]. Proposals are taken from then on.
     Lead {
         /// The epoch.
         epoch: u64,
+        /// The entries that are not committed, in order.
+        tail: Vec<Entry>,
+    },
+    /// It leads no longer: tell every partition.
+    Follow,
+    /// Send this to another replica.
+    Send(PeerMessage),
+    /// Read old entries for a follower that is behind: from `first` on, before `end`.
+    Fetch {
+        /// The first entry.
+        first: u64,
+        /// The one behind the last.
+        end: u64,
     },
     /// Work for the writer thread.
     Work(Work),

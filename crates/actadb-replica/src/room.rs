@@ -5,7 +5,7 @@ use actadb_model::limits::{FULL_SEGMENTS_MAX, NO_ROOM_RETRY_NS};
 use actadb_model::time::Now;
 
 /// What is known about space.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RoomKeeper {
     room: Room,
     /// Full segments that wait for their index.
@@ -78,6 +78,11 @@ impl RoomKeeper {
     pub(crate) fn sealed(&mut self) {
         self.full_segments = self.full_segments.saturating_sub(1);
         self.seal_is_short = false;
+    }
+
+    /// The log was cut so far back that segments which were full grow again.
+    pub(crate) fn reopened(&mut self, segments: usize) {
+        self.full_segments = self.full_segments.saturating_sub(segments);
     }
 
     /// An index could not be written, for want of space or for another reason.

@@ -109,12 +109,14 @@ impl Host {
         // So small that blocks come and go, and that rot is met.
         let directory = directory.with_index_cache(3 * 4096).with_open_files(3);
         let bucket = open_bucket(&directory, BucketId(0))?;
-        self.places.retain(|(index, ..)| *index <= bucket.last.0);
-        self.synced = bucket.last.0;
+        let last_index = bucket.log.last_index;
+        self.places.retain(|(index, ..)| *index <= last_index);
+        self.synced = last_index;
         let start = WriterStart {
             partitions: PARTITIONS.to_vec(),
-            last: bucket.last,
-            term: bucket.writer.slot_state().term,
+            slot: bucket.writer.slot_state().clone(),
+            log: bucket.log,
+            seed: dice.draw(),
             segment_bytes: SEGMENT_BYTES,
             fsync: self.fsync,
             room: bucket.writer.room(),
@@ -157,8 +159,9 @@ impl Host {
     /// The disk has ended some work.
     pub fn worked(&mut self, done: &Done) {
         match done {
-            Done::Written { index, body, synced_through, .. } => {
-                self.places.push((*index, *body, self.synced));
+            Done::Written { bodies, synced_through, .. } => {
+                let claim = self.synced;
+                self.places.extend(bodies.iter().map(|(index, body)| (*index, *body, claim)));
                 self.synced = self.synced.max(*synced_through);
             }
             Done::Synced => {

@@ -43,7 +43,7 @@ impl World {
         let life = self.host(to.host).lives;
         let now = self.schedule.now_ns();
         match self.net.send(now, from, to, &mut self.dice) {
-            Fate::At(at) => self.schedule.at(at, Event::Arrive { to, life, message }),
+            Fate::At(at) => self.schedule.at(at, Event::Arrive { to, life, message: Box::new(message) }),
             Fate::Lost => {}
             Fate::Twice(..) => panic!("what clients say arrives once: they use TCP"),
         }
@@ -58,7 +58,7 @@ impl World {
         let slow = if self.dice.one_in(4) { self.pool_slowness } else { 0 };
         let delay = delay_ns(&mut self.dice) + self.dice.below(slow * 1_000_000);
         let (to, life) = (End { host, part }, self.host(host).lives);
-        self.schedule.after(delay, Event::Arrive { to, life, message });
+        self.schedule.after(delay, Event::Arrive { to, life, message: Box::new(message) });
     }
 
     pub(crate) fn arrive(&mut self, to: End, message: Message) {
@@ -173,6 +173,7 @@ impl World {
                 WriterOutput::Work(work) => {
                     self.post_inside(host, Part::Writer, Part::Disk, Message::Work(work));
                 }
+                WriterOutput::Send(_) | WriterOutput::Fetch { .. } => {}
                 WriterOutput::Seal(task) => {
                     self.pool(host, Part::Pool, Message::Seal(task));
                 }
@@ -206,14 +207,14 @@ impl World {
         let Some(life) = of.life.as_mut() else { return };
         if flushes && life.proposals_coming == 0 && !life.flushing {
             life.flushing = true;
-            let event = Event::Arrive { to, life: lives, message: Message::Flush };
+            let event = Event::Arrive { to, life: lives, message: Box::new(Message::Flush) };
             schedule.after(dice.below(5_000), event);
         }
         let Some(at) = life.writer_side.wake_at() else { return };
         if life.tick_ns.is_none_or(|before| at < before) {
             life.tick_ns = Some(at);
             let late = dice.below(1_000_000);
-            let event = Event::Arrive { to, life: lives, message: Message::Tick };
+            let event = Event::Arrive { to, life: lives, message: Box::new(Message::Tick) };
             schedule.at(at.max(now) + late, event);
         }
     }
@@ -223,11 +224,14 @@ impl World {
         let done = perform(&mut life.writer, work);
         let what = match work {
             Work::Allocate { body_bytes } => format!("allocates for {body_bytes} bytes"),
-            Work::Write { entry, sync } => {
-                format!("writes entry {} ({} bytes, sync {sync})", entry.index, entry.body.len())
+            Work::Write { entries, sync, .. } => {
+                let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
+                let indexes: Vec<u64> = entries.iter().map(|entry| entry.index).collect();
+                format!("writes entries {indexes:?} ({bytes} bytes, sync {sync})")
             }
             Work::Sync => "syncs".into(),
-            Work::SaveSlot { synced_index } => format!("saves slot {synced_index}"),
+            Work::Truncate { after } => format!("cuts behind entry {after}"),
+            Work::SaveSlot(values) => format!("saves {values:?}"),
         };
         let ended = format!("{done:?}");
         let ended = ended.split([' ', '(', '{']).next().unwrap_or_default().to_owned();

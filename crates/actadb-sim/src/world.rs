@@ -36,7 +36,7 @@ pub(crate) enum Event {
     /// A client does something.
     Client(u64),
     /// A message arrives, if the life of the host that it belongs to goes on.
-    Arrive { to: End, life: u64, message: Message },
+    Arrive { to: End, life: u64, message: Box<Message> },
     /// An answer arrives at a client.
     Answer { host: u8, life: u64, token: Token, results: Vec<AppendResult> },
     /// The answer of a read arrives; `None` when it failed.
@@ -281,7 +281,7 @@ impl World {
                 }
             }
             Event::Arrive { to, life, message } if life == self.host(to.host).lives => {
-                self.arrive(to, message);
+                self.arrive(to, *message);
             }
             Event::Answer { host, life, token, results } if life == self.host(host).lives => {
                 let numbers = self.appends.remove(&token).expect("answered once").what;

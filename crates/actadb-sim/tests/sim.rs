@@ -83,6 +83,6 @@ fn a_mistake_that_is_put_back_is_caught() {
         Mistake::WakeUpLost,
     ];
     for mistake in quick {
-        assert!(hunt(mistake, 0..100).is_some(), "{mistake:?} is not caught");
+        assert!(hunt(mistake, 0..200).is_some(), "{mistake:?} is not caught");
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use actadb_index::error::IndexError;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::{Damage, LogError};
-use actadb_log::slots::Slots;
+use actadb_log::slots::{Known, Slots};
 use actadb_log::writer::LogSettings;
 use actadb_model::ids::BucketId;
 
@@ -75,7 +75,7 @@ impl BucketReport {
 pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketReport, OpenError> {
     let settings = directory.log_settings(bucket);
     let mut report = BucketReport::default();
-    let synced_index = check_slots(&settings, &mut report)?;
+    let known = check_slots(&settings, &mut report)?;
     let mut verifier = Verifier::new(settings.identity, directory.meta().partitioning, true);
     let mut losses = LossTracker::default();
     let mut findings = Findings::default();
@@ -83,7 +83,7 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     let places = |report: &BucketReport| report.damage.len() + report.disagreements.len();
     // Found before the segment at hand.
     let mut earlier = places(&report);
-    walk(&settings, synced_index, &mut |step| match step {
+    walk(&settings, known, &mut |step| match step {
         Step::Frame { entry, body } => {
             let before = report.damage.len();
             let path = settings.segment_path(body.segment);
@@ -123,12 +123,15 @@ pub fn check_bucket(directory: &Directory, bucket: BucketId) -> Result<BucketRep
     report.filters = checked.sound;
     report.bad_indexes.extend(checked.bad);
     report.mendable.extend(checked.unused);
-    report.loss = losses.finish(&settings, synced_index)?;
+    report.loss = losses.finish(&settings, known.map(|known| known.synced_index))?;
     Ok(report)
 }
 
 /// Answers the synced index; `None` when the slots are lost.
-fn check_slots(settings: &LogSettings, report: &mut BucketReport) -> Result<Option<u64>, LogError> {
+fn check_slots(
+    settings: &LogSettings,
+    report: &mut BucketReport,
+) -> Result<Option<Known>, LogError> {
     let path = Slots::path(&settings.dir);
     match Slots::open(&*settings.disk, &settings.dir, settings.identity) {
         Ok(Some(slots)) => {
@@ -136,7 +139,7 @@ fn check_slots(settings: &LogSettings, report: &mut BucketReport) -> Result<Opti
                 let what = "the slot is not good; the other one is";
                 report.mendable.push(Damage::new(&path, offset, what));
             }
-            Ok(Some(slots.state().synced_index))
+            Ok(Some(slots.state().known()))
         }
         Ok(None) => {
             report.damage.push(Damage::new(&path, 0, "the bucket's slots are missing"));

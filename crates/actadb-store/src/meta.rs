@@ -256,6 +256,7 @@ pub(crate) fn first_slots(database: Uuid, bucket: BucketId) -> SlotState {
         replica_id: SINGLE_REPLICA,
         storage_id: Uuid::new_v5(&database, &bucket.0.to_le_bytes()),
         boot_counter: 0,
+        bulk_through: 0,
     }
 }
 

@@ -13,10 +13,11 @@ use actadb_disk::disk::Disk;
 use actadb_index::error::IndexError;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::{Damage, LogError};
-use actadb_log::format::LogIdentity;
+use actadb_log::format::{BatchHead, LogIdentity};
 use actadb_log::recover::{Recovery, TornTail};
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::{FullSegment, LogSettings};
+use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::BucketId;
 use actadb_model::limits::TAIL_BYTES;
 use arc_swap::ArcSwap;
@@ -37,14 +38,72 @@ pub struct OpenedBucket {
     pub writer: BucketWriter,
     /// Its memory; [`Publisher::reader`] makes readers.
     pub publisher: Publisher,
-    /// Index and term of the last entry, all of it durable.
-    pub last: (u64, u64),
+    /// What the log says of the group, all of it durable.
+    pub log: OpenedLog,
     /// What was cut off the end of the log. Never acknowledged.
     pub torn: Vec<TornTail>,
     /// Indexes that were missing or wrong and have been rebuilt.
     pub rebuilt: Vec<PathBuf>,
     /// Indexes that found no room on the disk; until they are written they are in memory.
     pub unsealed: Vec<SealTask>,
+}
+
+/// What consensus goes on from.
+#[derive(Clone, Debug, Default)]
+pub struct OpenedLog {
+    /// Index of the last entry.
+    pub last_index: u64,
+    /// Entries up to this one are known to be committed, and are published. Of a replica that votes
+    /// alone that is the whole log.
+    pub committed: u64,
+    /// Where terms begin: first index and term.
+    pub terms: Vec<(u64, u64)>,
+    /// The entries that are not known to be committed, and where their bodies lie.
+    pub tail: Vec<(Entry, Place)>,
+}
+
+/// Publishes what is known to be committed while a log is read, and keeps the rest.
+#[derive(Default)]
+struct Reading {
+    alone: bool,
+    log: OpenedLog,
+    /// Of segments that ended before all of them was known to be committed.
+    seals: Vec<SealTask>,
+}
+
+impl Reading {
+    /// Takes the next entry.
+    fn take(&mut self, publisher: &mut Publisher, entry: Entry, body: Place) -> Result<(), Damage> {
+        self.note_term(entry.index, entry.term);
+        self.log.last_index = entry.index;
+        let head = BatchHead::decode(entry.kind, &entry.body);
+        let committed = if self.alone { entry.index } else { head.map_or(0, |head| head.durable) };
+        self.log.tail.push((entry, body));
+        self.publish(publisher, committed)
+    }
+
+    /// Entries up to this one are known to be committed.
+    fn publish(&mut self, publisher: &mut Publisher, committed: u64) -> Result<(), Damage> {
+        self.log.committed = self.log.committed.max(committed).min(self.log.last_index);
+        let known = self.log.tail.partition_point(|(e, _)| e.index <= self.log.committed);
+        for (entry, body) in self.log.tail.drain(..known) {
+            self.seals.extend(publisher.publish(&entry, body)?.seal);
+        }
+        Ok(())
+    }
+
+    fn note_term(&mut self, index: u64, term: u64) {
+        if self.log.terms.last().is_none_or(|(_, last)| *last != term) {
+            self.log.terms.push((index, term));
+        }
+    }
+
+    /// Passes a sealed segment: only what is committed is sealed.
+    fn pass(&mut self, index: &SealedIndex) {
+        index.terms().iter().for_each(|(index, term)| self.note_term(*index, *term));
+        self.log.last_index = index.described().last_index;
+        self.log.committed = self.log.last_index;
+    }
 }
 
 /// Opens a bucket of a database that was made with [`Directory::open_or_create`].
@@ -54,8 +113,9 @@ pub struct OpenedBucket {
 pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBucket, OpenError> {
     let settings = directory.log_settings(bucket);
     let mut slots = open_slots(&settings)?;
-    let synced_index = slots.state().synced_index;
-    let mut recovery = Recovery::start(settings.clone(), synced_index)?;
+    let mut recovery = Recovery::start(settings.clone(), slots.state().known())?;
+    let alone = slots.state().voters.len() <= 1;
+    let mut reading = Reading { alone, ..Reading::default() };
 
     let partitioning = directory.meta().partitioning;
     let partition_count = partitioning.partitions_of(bucket).count();
@@ -80,6 +140,7 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
             for lane in index.lanes() {
                 shared.raise(actadb_model::ids::PartitionId(lane.lane), lane.next());
             }
+            reading.pass(&index);
             publisher.pass_sealed(index);
             continue;
         }
@@ -89,10 +150,14 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
         let last = recovery.is_last();
         let full = recovery.scan::<OpenError>(|segment, frame| {
             let (entry, body) = entry_of(segment, frame);
-            publisher.publish(&entry, body)?;
+            reading.take(&mut publisher, entry, body)?;
             Ok(())
         })?;
-        if !last && let Some(task) = publisher.seal_rebuilt(full) {
+        // What the slots say was synced was committed, too.
+        reading.publish(&mut publisher, slots.state().synced_index)?;
+        if !last && !reading.log.tail.is_empty() {
+            publisher.segment_full(full);
+        } else if !last && let Some(task) = publisher.seal_rebuilt(full) {
             filters::remove_over(&settings, number)?;
             match task.run() {
                 Ok(index) => {
@@ -108,9 +173,10 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
     }
     filters::open(&shared);
     let recovered = recovery.finish()?;
-    let tip = recovered.writer.tip();
+    unsealed.extend(reading.seals);
     let state = SlotState {
-        synced_index: tip.index,
+        synced_index: reading.log.committed,
+        bulk_through: 0,
         boot_counter: slots.state().boot_counter + 1,
         ..slots.state().clone()
     };
@@ -122,7 +188,7 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
     Ok(OpenedBucket {
         writer: BucketWriter::new(recovered.writer, slots),
         publisher,
-        last: (tip.index, tip.term),
+        log: reading.log,
         torn: recovered.torn,
         rebuilt,
         unsealed,

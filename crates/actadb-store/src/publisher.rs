@@ -1,6 +1,6 @@
 //! Making committed entries visible: tail and index first, the watermarks after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use actadb_index::error::IndexError;
@@ -8,7 +8,7 @@ use actadb_index::format::Described;
 use actadb_index::open::OpenIndex;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::Damage;
-use actadb_log::format::BatchHead;
+use actadb_log::format::{BatchHead, LogIdentity};
 use actadb_log::writer::FullSegment;
 use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::PartitionId;
@@ -83,8 +83,8 @@ pub struct Publisher {
     shared: Arc<Shared>,
     /// The open segment that new entries go to.
     active: Option<Arc<Segment>>,
-    /// The segment that the log left full, until the first entry behind it is published.
-    full: Option<FullSegment>,
+    /// Segments that the log left full, in order, until the first entry behind each is published.
+    full: VecDeque<FullSegment>,
     published: u64,
     last_time_ns: u64,
     /// Of the entry being published; kept for its memory.
@@ -104,7 +104,14 @@ struct Row {
 
 impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>, published: u64, last_time_ns: u64) -> Self {
-        Self { shared, active: None, full: None, published, last_time_ns, rows: Vec::new() }
+        Self {
+            shared,
+            active: None,
+            full: VecDeque::new(),
+            published,
+            last_time_ns,
+            rows: Vec::new(),
+        }
     }
 
     /// A reader of what is published.
@@ -127,7 +134,24 @@ impl Publisher {
 
     /// Notes that the log left a segment full.
     pub fn segment_full(&mut self, full: FullSegment) {
-        self.full = Some(full);
+        self.full.push_back(full);
+    }
+
+    /// The log was cut: from this segment on none is full.
+    pub fn segment_reopened(&mut self, number: u64) {
+        self.full.retain(|full| full.number < number);
+    }
+
+    /// Full segments whose last entries are not published.
+    #[must_use]
+    pub fn unpublished_segments(&self) -> usize {
+        self.full.len()
+    }
+
+    /// Whose bucket it is.
+    #[must_use]
+    pub fn identity(&self) -> LogIdentity {
+        self.shared.settings.identity
     }
 
     /// Publishes the next entry, whose body lies at `body`: index and tail, then watermarks.
@@ -146,7 +170,7 @@ impl Publisher {
             self.raise(&moved);
             half_published();
         }
-        self.index_rows()?;
+        self.index_rows(entry)?;
         self.shared
             .tail
             .write()
@@ -219,13 +243,14 @@ impl Publisher {
         Ok(moved.map(|(partition, (first, next))| (partition, next - 1, next - first)).collect())
     }
 
-    /// Puts the rows into the index.
-    fn index_rows(&self) -> Result<(), Damage> {
+    /// Puts an entry and its rows into the index.
+    fn index_rows(&self, entry: &Entry) -> Result<(), Damage> {
         let active = self.active.as_ref().expect("a segment was begun");
         let SegmentIndex::Open(index) = active.index() else {
             return Err(Damage::new(active.path(), 0, "an entry behind a sealed index"));
         };
         let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+        index.note_term(entry.index, entry.term);
         for row in &self.rows {
             index.push_lane(row.partition.0, row.sequence, row.place);
             index.add_posting(row.group, row.partition.0, row.version, row.place);
@@ -253,7 +278,7 @@ impl Publisher {
         self.shared.list.store(Arc::new(list));
 
         let previous = self.active.replace(segment)?;
-        let full = self.full.take()?;
+        let full = self.full.pop_front()?;
         Some(self.seal_task(full, previous))
     }
 

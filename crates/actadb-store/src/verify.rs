@@ -46,6 +46,7 @@ pub struct Expected {
     last_time_ns: u64,
     /// For each partition its first sequence, if that is known, and how many it has.
     lanes: BTreeMap<PartitionId, (Option<u64>, u32)>,
+    terms: Vec<(u64, u64)>,
     digest: Digest,
 }
 
@@ -63,6 +64,7 @@ pub struct Verifier {
     complete: bool,
     last_time_ns: u64,
     lanes: BTreeMap<PartitionId, (Option<u64>, u32)>,
+    terms: Vec<(u64, u64)>,
     digest: Digest,
 }
 
@@ -80,6 +82,7 @@ impl Verifier {
             complete: true,
             last_time_ns: 0,
             lanes: BTreeMap::new(),
+            terms: Vec::new(),
             digest: Digest::default(),
         };
         verifier.begin_segment();
@@ -88,6 +91,7 @@ impl Verifier {
 
     fn begin_segment(&mut self) {
         self.lanes = self.next.iter().map(|(p, next)| (*p, (*next, 0))).collect();
+        self.terms = Vec::new();
         self.digest = Digest::default();
     }
 
@@ -109,6 +113,9 @@ impl Verifier {
         body: Place,
         findings: &mut Findings,
     ) -> FrameContent {
+        if self.terms.last().is_none_or(|(_, term)| *term != entry.term) {
+            self.terms.push((entry.index, entry.term));
+        }
         if let Some(head) = BatchHead::decode(entry.kind, &entry.body) {
             if head.time_ns < self.last_time_ns {
                 let damage = Damage::new(path, body.offset.into(), "the time of a batch fell");
@@ -195,6 +202,7 @@ impl Verifier {
             segment,
             last_time_ns: self.last_time_ns,
             lanes: std::mem::take(&mut self.lanes),
+            terms: std::mem::take(&mut self.terms),
             digest: self.digest,
         };
         self.begin_segment();
@@ -284,6 +292,9 @@ impl Expected {
         }
         if index.described().last_time_ns != self.last_time_ns {
             return Some("it tells of another time of the last batch".to_owned());
+        }
+        if index.terms() != self.terms {
+            return Some("it tells of other terms".to_owned());
         }
         let lanes = index.lanes();
         let same = lanes.len() == self.lanes.len()

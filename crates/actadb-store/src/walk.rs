@@ -11,6 +11,7 @@ use actadb_log::format::{FORMAT_VERSION, FRAME_HEADER_BYTES};
 use actadb_log::recover::{Unused, unused_segment};
 use actadb_log::scan::{Found, Frame, Scanner, Tip};
 use actadb_log::segment::{read_header, segment_numbers};
+use actadb_log::slots::Known;
 use actadb_log::writer::{FullSegment, LogSettings};
 use actadb_model::entry::{Entry, Place};
 
@@ -174,9 +175,10 @@ impl SegmentWalk {
         self.scanner.rotten().map_err(LogError::io("read", &self.path))
     }
 
-    fn durable_behind(&mut self) -> Result<u64, LogError> {
+    fn durable_behind(&mut self, bulk_through: u64) -> Result<u64, LogError> {
         let offset = self.offset();
-        self.scanner.durable_behind(offset).map_err(LogError::io("read", &self.path))
+        let behind = self.scanner.durable_behind(offset, bulk_through);
+        behind.map_err(LogError::io("read", &self.path))
     }
 
     /// What has been read of it, as its index would describe it.
@@ -206,16 +208,18 @@ pub fn entry_of(segment: u64, frame: Frame) -> (Entry, Place) {
 }
 
 /// Shows `visit` everything from the first segment to the last. Answers the last good frame.
-/// `synced_index` is `None` when the slots are lost: nothing tells then which bad frames were
+/// `known` is `None` when the slots are lost: nothing tells then which bad frames were
 /// never acknowledged, so none is taken for torn.
 ///
 /// # Errors
 /// A newer format, a foreign segment, or what the device says; damage is shown, not returned.
 pub fn walk(
     settings: &LogSettings,
-    synced_index: Option<u64>,
+    known: Option<Known>,
     visit: &mut dyn FnMut(Step<'_>),
 ) -> Result<Tip, LogError> {
+    let synced_index = known.map(|known| known.synced_index);
+    let bulk_through = known.map_or(0, |known| known.bulk_through);
     let (disk, dir) = (&*settings.disk, &settings.dir);
     if !disk.exists(dir).map_err(LogError::io("look for", dir))? {
         let damage = Damage::new(dir, 0, "the bucket's directory is missing");
@@ -226,7 +230,7 @@ pub fn walk(
     // Files allocated ahead, or begun and never synced, are no part of the log.
     let mut unused: Vec<(u64, Unused)> = Vec::new();
     while let Some(last) = numbers.last().copied() {
-        match unused_segment(settings, last) {
+        match unused_segment(settings, last, known.unwrap_or_default()) {
             Ok(Some(found)) => unused.push((last, found)),
             Ok(None) | Err(LogError::Damaged(_)) => break,
             Err(error) => return Err(error),
@@ -261,7 +265,8 @@ pub fn walk(
             tip = None;
             continue;
         };
-        let whole = walk_segment(&mut segment, last, proven, visit)?;
+        let evidence = Evidence { last, proven, bulk_through };
+        let whole = walk_segment(&mut segment, evidence, visit)?;
         tip = Some(segment.tip());
         highest = if segment.tip().index > highest.index { segment.tip() } else { highest };
         ended = Some((segment.segment(), whole));
@@ -304,11 +309,28 @@ fn missing(settings: &LogSettings, range: Range<u64>, visit: &mut dyn FnMut(Step
     visit(Step::Bad { damage, segment: Some(last), torn: false });
 }
 
+/// What tells a torn tail from damage.
+#[derive(Clone, Copy)]
+struct Evidence {
+    /// It is the newest segment.
+    last: bool,
+    /// Entries up to this one were durable.
+    proven: u64,
+    /// Entries up to this one prove nothing about others.
+    bulk_through: u64,
+}
+
+impl Evidence {
+    fn calls_torn(self, segment: &mut SegmentWalk, index: u64) -> Result<bool, LogError> {
+        let Self { last, proven, bulk_through } = self;
+        Ok(last && proven < index && segment.durable_behind(bulk_through)? < index)
+    }
+}
+
 /// Shows the frames of one segment; answers whether all of it could be read, but for a torn tail.
 fn walk_segment(
     segment: &mut SegmentWalk,
-    last: bool,
-    proven: u64,
+    evidence: Evidence,
     visit: &mut dyn FnMut(Step<'_>),
 ) -> Result<bool, LogError> {
     let mut whole = true;
@@ -320,7 +342,7 @@ fn walk_segment(
             }
             SegmentStep::End => return Ok(whole),
             SegmentStep::Bad(index, what) => {
-                let torn = last && proven < index && segment.durable_behind()? < index;
+                let torn = evidence.calls_torn(segment, index)?;
                 let what = format!("{what}, entry {index} expected");
                 let damage = Damage::new(segment.path(), segment.offset(), what);
                 visit(Step::Bad { damage, segment: Some(segment.number), torn });

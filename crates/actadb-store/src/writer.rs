@@ -3,7 +3,8 @@
 use actadb_log::error::LogError;
 use actadb_log::format::LogIdentity;
 use actadb_log::scan::Tip;
-use actadb_log::slots::{SlotState, Slots};
+use actadb_log::slots::{Known, SlotState, Slots};
+use actadb_log::truncate::Truncated;
 use actadb_log::writer::{LogWriter, Written};
 use actadb_model::entry::{Entry, Room};
 
@@ -68,12 +69,26 @@ impl BucketWriter {
         self.log.sync()
     }
 
-    /// Saves the synced index.
+    /// See [`LogWriter::settle`].
+    pub fn settle(&mut self, index: u64) {
+        self.log.settle(index);
+    }
+
+    /// See [`LogWriter::truncate`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn truncate(&mut self, after: u64) -> Result<Truncated, LogError> {
+        self.log.truncate(after)
+    }
+
+    /// Saves what changes while a bucket is open.
     ///
     /// # Errors
     /// What the device says.
-    pub fn save_synced(&mut self, synced_index: u64) -> Result<(), LogError> {
-        let state = SlotState { synced_index, ..self.slots.state().clone() };
-        self.slots.save(state)
+    pub fn save(&mut self, term: u64, vote: u64, known: Known) -> Result<(), LogError> {
+        let Known { synced_index, bulk_through } = known;
+        let kept = self.slots.state().clone();
+        self.slots.save(SlotState { term, vote, synced_index, bulk_through, ..kept })
     }
 }

@@ -87,6 +87,8 @@ impl SegmentWriterActor {
                     let _ = self.thread.work.try_send(Command::Work(work));
                 }
                 WriterOutput::Seal(task) => self.seal(task),
+                // Of a group of one nobody is behind, and nobody hears.
+                WriterOutput::Send(_) | WriterOutput::Fetch { .. } => {}
                 WriterOutput::ToPartition(partition, message) => {
                     self.tell_partition(partition, message);
                 }

@@ -143,8 +143,9 @@ impl Starter {
         let id_floor_ns = opened.publisher.last_time_ns();
         let start = WriterStart {
             partitions: partitions.clone(),
-            last: opened.last,
-            term: opened.writer.slot_state().term,
+            slot: opened.writer.slot_state().clone(),
+            log: opened.log,
+            seed: Uuid::new_v4().as_u64_pair().0,
             segment_bytes: self.meta.segment_bytes,
             fsync: options.fsync,
             room: opened.writer.room(),
@@ -241,5 +242,5 @@ fn report(bucket: BucketId, opened: &OpenedBucket) {
     for index in &opened.rebuilt {
         tracing::warn!(bucket = bucket.0, file = %index.display(), "rebuilt an index");
     }
-    tracing::debug!(bucket = bucket.0, last_entry = opened.last.0, "bucket open");
+    tracing::debug!(bucket = bucket.0, last_entry = opened.log.last_index, "bucket open");
 }

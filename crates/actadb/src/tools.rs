@@ -171,8 +171,8 @@ pub fn dump(
         let settings = directory.log_settings(bucket);
         // Damaged slots are the check's business; the frames are shown all the same.
         let slots = Slots::open(&*settings.disk, &settings.dir, settings.identity);
-        let synced_index = slots.ok().flatten().map(|slots| slots.state().synced_index);
-        walk(&settings, synced_index, &mut |step| {
+        let known = slots.ok().flatten().map(|slots| slots.state().known());
+        walk(&settings, known, &mut |step| {
             show(bucket, Dumped::Step(&step));
             if let Step::Frame { entry, body } | Step::Rotten { entry, body } = &step {
                 for (at, record) in records(settings.identity, entry) {

@@ -101,19 +101,23 @@ async fn repair_tells_what_would_be_lost_and_gives_it_up_only_when_told() {
     assert_eq!(exit, 0, "{stdout}");
     assert!(stdout.contains("sound: 20 events; there was nothing to mend"), "{stdout}");
 
-    // The second frame of bucket 0 begins where the first one ends.
+    // The third frame of bucket 0 begins where the second one ends; the first begins the term.
     let segment = data.join("bucket-000/000000000001.segment");
     let mut bytes = std::fs::read(&segment).expect("read");
-    let body = u32::from_le_bytes(bytes[4104..4108].try_into().expect("four")) as usize;
-    let second = 4096 + (40 + body).next_multiple_of(8);
-    bytes[second + 45] ^= 1;
+    let frame_bytes = |at: usize| {
+        let body = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().expect("four"));
+        (40 + body as usize).next_multiple_of(8)
+    };
+    let second = 4096 + frame_bytes(4096);
+    let third = second + frame_bytes(second);
+    bytes[third + 45] ^= 1;
     std::fs::write(&segment, &bytes).expect("written");
     let (exit, stdout, _) = actadb(&["repair", "--dir", path]);
     assert_eq!(exit, 1, "{stdout}");
     for words in [
-        format!("000000000001.segment at byte {second}: not a frame, entry 2 expected"),
-        "must end before the damage: with entry 1".to_owned(),
-        "LOSES entries 2 to ".to_owned(),
+        format!("000000000001.segment at byte {third}: not a frame, entry 3 expected"),
+        "must end before the damage: with entry 2".to_owned(),
+        "LOSES entries 3 to ".to_owned(),
         "LOSES partition ".to_owned(),
         "can still be read: `actadb dump".to_owned(),
         "nothing was changed".to_owned(),
@@ -125,7 +129,7 @@ async fn repair_tells_what_would_be_lost_and_gives_it_up_only_when_told() {
     assert_eq!(exit, 1, "{stdout}");
     let plan: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(plan["changed"], false);
-    assert_eq!(plan["buckets"][0]["loss"]["entries"]["from"], 2);
+    assert_eq!(plan["buckets"][0]["loss"]["entries"]["from"], 3);
 
     let (exit, stdout, _) = actadb(&["repair", "--dir", path, "--json", "--accept-data-loss"]);
     assert_eq!(exit, 0, "{stdout}");
@@ -136,7 +140,7 @@ async fn repair_tells_what_would_be_lost_and_gives_it_up_only_when_told() {
     assert_eq!(std::fs::read(original).expect("kept"), bytes);
     let (exit, stdout, _) = actadb(&["check", "--dir", path]);
     assert_eq!(exit, 0, "{stdout}");
-    assert!(stdout.contains("1 frames, 1 records, 1 events") && stdout.contains("sound: 14"));
+    assert!(stdout.contains("2 frames, 1 records, 1 events") && stdout.contains("sound: 14"));
 
     // It serves and goes on; a database in use is left alone.
     let server = Process::start(&data);

@@ -193,7 +193,7 @@ impl Host {
             self.disk.process_crash();
         }
         let (directory, bucket) = open(&self.disk).expect("opens after a crash");
-        let kept = bucket.last.0 as usize;
+        let kept = bucket.log.last_index as usize;
         assert!(kept >= self.synced, "an acknowledged entry is gone");
         assert!(kept <= self.model.entries.len());
         self.model.entries.truncate(kept);

@@ -2,6 +2,7 @@
 
 use actadb_disk::sim::SimDisk;
 use actadb_log::error::Damage;
+use actadb_log::slots::Known;
 use actadb_model::ids::with_hash16;
 use actadb_store::open::{OpenedBucket, open_bucket};
 use actadb_store::scrub::Scrub;
@@ -18,14 +19,18 @@ fn plant(disk: &SimDisk, change: fn(&mut actadb_index::open::OpenIndex, u64, u32
     let lanes: Vec<_> = found.lanes().iter().map(|lane| (lane.lane, lane.first)).collect();
     let mut open = OpenIndex::new(lanes);
     let bucket = directory(disk).expect("opens");
-    actadb_store::walk::walk(&bucket.log_settings(BUCKET), Some(50), &mut |step| {
-        if let actadb_store::walk::Step::Frame { entry, body } = step
-            && body.segment == 2
-        {
-            let place = body.offset + 16;
-            change(&mut open, entry.index, place);
-        }
-    })
+    actadb_store::walk::walk(
+        &bucket.log_settings(BUCKET),
+        Some(Known { synced_index: 50, bulk_through: 0 }),
+        &mut |step| {
+            if let actadb_store::walk::Step::Frame { entry, body } = step
+                && body.segment == 2
+            {
+                let place = body.offset + 16;
+                change(&mut open, entry.index, place);
+            }
+        },
+    )
     .expect("walks");
     SealedIndex::build(disk, &index(2), &described, &open).expect("builds");
 }

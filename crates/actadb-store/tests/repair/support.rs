@@ -7,6 +7,7 @@ use std::sync::Arc;
 use actadb_disk::sim::SimDisk;
 use actadb_log::error::Damage;
 use actadb_log::format::BatchHead;
+use actadb_log::slots::Known;
 use actadb_log::slots::Slots;
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::{Entry, EntryKind};
@@ -130,7 +131,8 @@ pub(crate) fn filled(saved: u64) -> SimDisk {
     for _ in 0..50 {
         append(&directory, &mut bucket);
     }
-    bucket.writer.save_synced(saved).expect("saves");
+    let known = Known { synced_index: saved, bulk_through: 0 };
+    bucket.writer.save(1, 1, known).expect("saves");
     drop((bucket, directory));
     disk.power_loss(&mut SplitMix64::new(1));
     disk
