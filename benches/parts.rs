@@ -117,7 +117,13 @@ fn partition(c: &mut Criterion) {
     c.bench_function("partition core/append, committed and answered", |b| {
         let mut core = PartitionCore::new(start);
         let (mut out, mut token, mut next) = (Vec::new(), 0, 0);
-        let lead = FromReplica::Lead { epoch: 1, next_sequence: 0, tail: Vec::new() };
+        let lead = FromReplica::Lead {
+            epoch: 1,
+            next_sequence: 0,
+            time_ns: 0,
+            tail: Vec::new(),
+            shared: false,
+        };
         core.step(Now { mono_ns: 0, unix_ns: 1 }, Input::Replica(lead), &mut out);
         b.iter(|| {
             token += 1;

@@ -24,6 +24,8 @@ pub enum PartitionOutput {
     Propose(Proposal),
     /// For the writer side: sync what is written.
     WantSync,
+    /// For the writer side: does this replica lead still?
+    Confirm(u64),
     /// The answer to a message.
     Answer {
         /// The message.
@@ -67,6 +69,7 @@ impl PartitionSide {
                     })
                 }
                 Output::WantSync => PartitionOutput::WantSync,
+                Output::Confirm { number } => PartitionOutput::Confirm(number),
                 Output::Answer { token, results } => PartitionOutput::Answer { token, results },
             });
         }

@@ -51,6 +51,10 @@ pub enum WriterInput {
     Propose(Proposal),
     /// From a partition: sync what is written.
     WantSync,
+    /// From a partition: does this replica lead still? The number names the question.
+    Confirm(PartitionId, u64),
+    /// What is committed in the group at this moment? The number names the question.
+    Read(u64),
     /// No proposal is waiting.
     Flush,
     /// The work that was out has ended.
@@ -90,6 +94,8 @@ pub enum WriterOutput {
     Seal(SealTask),
     /// For a partition, in order.
     ToPartition(PartitionId, FromReplica),
+    /// The answer to [`WriterInput::Read`]: all that was committed then is to be read here now.
+    ReadAt(u64),
     /// These have new events to read: whoever waits for one of them may look.
     Moved {
         /// The partitions.
@@ -137,6 +143,13 @@ pub struct WriterStart {
     pub unsealed: Vec<SealTask>,
 }
 
+/// Who asked what is committed.
+#[derive(Clone, Copy, Debug)]
+enum Asker {
+    Partition(PartitionId, u64),
+    Reader(u64),
+}
+
 /// One bucket's writer: its replica core and its publisher.
 #[derive(Debug)]
 pub struct WriterSide {
@@ -153,6 +166,9 @@ pub struct WriterSide {
     seals: VecDeque<(u64, SealTask)>,
     /// The partitions number appends.
     leads: bool,
+    /// Who asked the replica core under which number.
+    asked: BTreeMap<u64, Asker>,
+    next_question: u64,
     closed: bool,
     totals: Totals,
     outputs: Vec<Output>,
@@ -217,6 +233,8 @@ impl WriterSide {
             unsynced: BTreeMap::new(),
             seals: start.unsealed.into_iter().map(|task| (0, task)).collect(),
             leads: false,
+            asked: BTreeMap::new(),
+            next_question: 0,
             closed: false,
             totals: Totals::default(),
             outputs: Vec::new(),
@@ -273,6 +291,10 @@ impl WriterSide {
                 self.core_step(now, Input::Propose(proposal), out);
             }
             WriterInput::WantSync => self.core_step(now, Input::WantSync, out),
+            WriterInput::Confirm(partition, number) => {
+                self.ask(now, Asker::Partition(partition, number), out);
+            }
+            WriterInput::Read(number) => self.ask(now, Asker::Reader(number), out),
             WriterInput::Flush => self.core_step(now, Input::Flush, out),
             WriterInput::Done(done) => self.done(now, done, out),
             WriterInput::Sealed(index) => {
@@ -326,6 +348,12 @@ impl WriterSide {
         self.core_step(now, input, out);
     }
 
+    fn ask(&mut self, now: Now, asker: Asker, out: &mut Vec<WriterOutput>) {
+        self.next_question += 1;
+        self.asked.insert(self.next_question, asker);
+        self.core_step(now, Input::ReadIndex(self.next_question), out);
+    }
+
     fn core_step(&mut self, now: Now, input: Input, out: &mut Vec<WriterOutput>) {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.core.step(now, input, &mut outputs);
@@ -337,7 +365,15 @@ impl WriterSide {
 
     fn carry_out(&mut self, now: Now, output: Output, out: &mut Vec<WriterOutput>) {
         match output {
-            Output::Lead { epoch, tail } => self.lead(now, epoch, &tail, out),
+            Output::Lead { epoch, tail, shared } => self.lead(now, epoch, &tail, shared, out),
+            Output::ReadAt(question) => match self.asked.remove(&question) {
+                Some(Asker::Partition(partition, number)) => {
+                    let confirmed = FromReplica::Confirmed { number };
+                    out.push(WriterOutput::ToPartition(partition, confirmed));
+                }
+                Some(Asker::Reader(number)) => out.push(WriterOutput::ReadAt(number)),
+                None => {}
+            },
             Output::Follow => {
                 self.leads = false;
                 for partition in &self.partitions {
@@ -371,7 +407,14 @@ impl WriterSide {
     }
 
     /// Tells the partitions that they number from here on, behind what is not committed yet.
-    fn lead(&mut self, now: Now, epoch: u64, tail: &[Entry], out: &mut Vec<WriterOutput>) {
+    fn lead(
+        &mut self,
+        now: Now,
+        epoch: u64,
+        tail: &[Entry],
+        shared: bool,
+        out: &mut Vec<WriterOutput>,
+    ) {
         let mut tails = match self.tails(tail) {
             Ok(tails) => tails,
             Err(what) => {
@@ -380,6 +423,9 @@ impl WriterSide {
             }
         };
         self.leads = true;
+        let heads = tail.iter().filter_map(|e| BatchHead::decode(e.kind, &e.body));
+        let time_ns = heads.map(|head| head.time_ns).max().unwrap_or(0);
+        let time_ns = time_ns.max(self.publisher.last_time_ns());
         let mut next_sequences = Vec::with_capacity(self.partitions.len());
         for partition in &self.partitions {
             let tail = tails.remove(partition).unwrap_or_default();
@@ -387,10 +433,10 @@ impl WriterSide {
                 .last()
                 .map_or(self.publisher.next_sequence(*partition), |last| last.last_sequence() + 1);
             next_sequences.push((*partition, next_sequence));
-            let lead = FromReplica::Lead { epoch, next_sequence, tail };
+            let lead = FromReplica::Lead { epoch, next_sequence, time_ns, tail, shared };
             out.push(WriterOutput::ToPartition(*partition, lead));
         }
-        self.core_step(now, Input::Numbered(next_sequences), out);
+        self.core_step(now, Input::Numbered { next_sequences, time_ns }, out);
     }
 
     /// The transactions of entries that are not committed, by partition.

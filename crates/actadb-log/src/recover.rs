@@ -59,12 +59,12 @@ struct Unsynced {
     end: u64,
 }
 
-/// A segment file whose header was never synced.
+/// A segment file whose first write was never synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unused {
     /// The file.
     pub path: PathBuf,
-    /// What the frames in it prove durable.
+    /// What its header and the frames in it prove durable.
     pub durable: u64,
     /// Where what was written to it ends; 0 when it was only allocated.
     pub end: u64,
@@ -84,7 +84,7 @@ pub struct Recovery {
     /// Frames that nothing yet says are settled.
     marks: VecDeque<Mark>,
     cut: Option<(TornTail, Arc<dyn DiskFile>)>,
-    /// Last segments without a header, the newest first, and what their frames prove durable.
+    /// Last segments that were not begun, the newest first.
     unused: Vec<Unused>,
 }
 
@@ -98,8 +98,8 @@ pub struct Recovered {
 }
 
 impl Recovery {
-    /// Lists the segments. A last one without a header was allocated and not yet begun, or its
-    /// first write was torn: it is left out, and [`finish`](Self::finish) removes it unless a frame
+    /// Lists the segments. A last one without a header or a first frame was allocated and not yet
+    /// begun, or its first write was torn: it is left out, and [`finish`](Self::finish) removes it unless a frame
     /// in it proves that it held something acknowledged.
     ///
     /// # Errors
@@ -327,7 +327,7 @@ impl Recovery {
         }
         for Unused { path, durable, .. } in &self.unused {
             if *durable > self.tip.index {
-                let what = format!("no header, but a frame proves that entry {durable} was synced");
+                let what = format!("not begun, yet it proves that entry {durable} was synced");
                 return Err(Damage::new(path, 0, what).into());
             }
         }
@@ -367,7 +367,7 @@ impl Recovery {
         };
         let mut torn: Vec<TornTail> = self.cut.map(|(torn, _)| torn).into_iter().collect();
         torn.extend(self.unused.into_iter().filter(|unused| unused.end > 0).map(|unused| {
-            let what = "a segment whose header was never synced";
+            let what = "a segment whose first write was never synced";
             TornTail { file: unused.path, offset: 0, bytes: unused.end, what }
         }));
         let writer = LogWriter::new(self.settings, self.tip, current, current_start, self.marks);
@@ -375,8 +375,9 @@ impl Recovery {
     }
 }
 
-/// A segment without a header: allocated and not begun, or begun and not synced. `None` when it
-/// has one.
+/// A segment without a header or without its first frame: allocated and not begun, or begun and not
+/// synced. `None` when it has both. Without its first frame it is as if it had not been begun: what
+/// is written next may fit into the segment before.
 ///
 /// # Errors
 /// A newer or foreign header, or what the device says.
@@ -388,14 +389,26 @@ pub fn unused_segment(
     let path = settings.segment_path(number);
     let read = |source| LogError::Io { what: "read", path: path.clone(), source };
     let file = settings.disk.open_read(&path).map_err(LogError::io("open", &path))?;
-    if read_header(&*file, &path, settings.identity)?.is_some() {
+    let header = read_header(&*file, &path, settings.identity)?;
+    let seed = settings.identity.checksum_seed();
+    let before = header.map_or(Tip::default(), |header| Tip {
+        index: header.first_index.saturating_sub(1),
+        term: 0,
+        checksum: header.previous_checksum,
+    });
+    let mut scanner = Scanner::new(file, seed, before).map_err(read)?;
+    // The first segment of all has none before it.
+    let begun = header.is_some()
+        && (number == 1 || !matches!(scanner.step().map_err(read)?, Found::Bad(_) | Found::End));
+    if begun {
         return Ok(None);
     }
-    let seed = settings.identity.checksum_seed();
-    let mut scanner = Scanner::new(file, seed, Tip::default()).map_err(read)?;
     let durable = scanner.durable_behind(SEGMENT_HEADER_BYTES, known.bulk_through).map_err(read)?;
-    let end = scanner.written_end(0).map_err(read)?;
-    Ok(Some(Unused { path, durable, end }))
+    let end = scanner.written_end(SEGMENT_HEADER_BYTES).map_err(read)?;
+    let torn = header.is_none() || end > SEGMENT_HEADER_BYTES;
+    let end = if torn { scanner.written_end(0).map_err(read)? } else { 0 };
+    // A header is written when all before it is durable.
+    Ok(Some(Unused { path, durable: durable.max(before.index), end }))
 }
 
 pub(crate) fn zero(file: &dyn DiskFile, offset: u64, bytes: u64) -> std::io::Result<()> {

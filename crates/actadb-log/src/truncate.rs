@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{LogError, SYNC};
+use crate::error::{Damage, LogError, SYNC};
+use crate::format::SEGMENT_HEADER_BYTES;
 use crate::recover::zero;
 use crate::scan::Tip;
 use crate::segment::{read_header, segment_path};
@@ -28,8 +29,7 @@ pub(crate) struct Mark {
 pub struct Truncated {
     /// The segment that is written now.
     pub segment: u64,
-    /// Segments that were full and are not any more: this one, and those behind it that are gone
-    /// but for the newest.
+    /// Segments that were full and are not any more.
     pub reopened: usize,
 }
 
@@ -59,35 +59,46 @@ impl LogWriter {
         let mark = self.marks[at];
         let (disk, dir) = (self.settings.disk.clone(), self.settings.dir.clone());
         let newest = self.current.as_ref().map_or(0, |current| current.number);
+        // What comes in its place may fit into the segment before.
+        let begins_segment = mark.offset == SEGMENT_HEADER_BYTES && mark.segment > 1;
+        let segment = mark.segment - u64::from(begins_segment);
         // The newest first, each durable before the next: a loss of power between two must not
         // leave a gap in the numbers.
         let next = self.next.take().map(|next| next.number);
-        for number in next.into_iter().chain((mark.segment + 1..=newest).rev()) {
+        for number in next.into_iter().chain((segment + 1..=newest).rev()) {
             let path = segment_path(&dir, number);
             disk.remove(&path).map_err(LogError::io("remove", &path))?;
             disk.sync_dir(&dir).map_err(LogError::io(SYNC, &dir))?;
         }
-        let path = segment_path(&dir, mark.segment);
-        if newest != mark.segment {
-            let file = disk.open(&path).map_err(LogError::io("open", &path))?;
-            let length = file.len().map_err(LogError::io("measure", &path))?;
-            let header = read_header(&*file, &path, self.settings.identity)?;
-            let header = header.expect("it was read, or written, by this program");
-            self.current_start = (header.first_index, header.previous_checksum);
-            let number = mark.segment;
-            let (position, allocated, filled) = (length, length, length);
-            self.current = Some(OpenSegment { number, file, position, allocated, filled });
+        if newest != segment {
+            self.reopen(segment)?;
         }
+        let path = segment_path(&dir, segment);
         let current = self.current.as_mut().expect("a marked frame lies in a segment");
-        let written = current.position - mark.offset;
-        zero(&*current.file, mark.offset, written).map_err(LogError::io("cut", &path))?;
-        current.file.sync_data().map_err(LogError::io(SYNC, &path))?;
-        current.position = mark.offset;
+        if !begins_segment {
+            let written = current.position - mark.offset;
+            zero(&*current.file, mark.offset, written).map_err(LogError::io("cut", &path))?;
+            current.file.sync_data().map_err(LogError::io(SYNC, &path))?;
+            current.position = mark.offset;
+        }
         self.tip = mark.before;
         self.marks.truncate(at);
         // A roll that was not reported yet.
-        let unreported = self.full.take_if(|full| full.number >= mark.segment).is_some();
-        let reopened = (newest - mark.segment) as usize - usize::from(unreported);
-        Ok(Truncated { segment: mark.segment, reopened })
+        let unreported = self.full.take_if(|full| full.number >= segment).is_some();
+        let reopened = (newest - segment) as usize - usize::from(unreported);
+        Ok(Truncated { segment, reopened })
+    }
+
+    /// Goes back to a segment that was full.
+    fn reopen(&mut self, number: u64) -> Result<(), LogError> {
+        let path = segment_path(&self.settings.dir, number);
+        let file = self.settings.disk.open(&path).map_err(LogError::io("open", &path))?;
+        let length = file.len().map_err(LogError::io("measure", &path))?;
+        let header = read_header(&*file, &path, self.settings.identity)?;
+        let header = header.ok_or_else(|| Damage::new(&path, 0, "the segment has no header"))?;
+        self.current_start = (header.first_index, header.previous_checksum);
+        let (position, allocated, filled) = (length, length, length);
+        self.current = Some(OpenSegment { number, file, position, allocated, filled });
+        Ok(())
     }
 }

@@ -54,6 +54,8 @@ pub struct Stats {
     pub parked: usize,
     /// Heads in memory.
     pub heads: usize,
+    /// Whether it numbers appends.
+    pub leads: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl PartitionCore {
             oldest_held_ns: self.held.oldest_ns(),
             parked: self.parking.len(),
             heads: self.heads.cached(),
+            leads: matches!(self.role, Role::Leading | Role::Pausing { .. }),
         }
     }
 
@@ -257,8 +260,11 @@ impl PartitionCore {
             return;
         }
         match message {
-            FromReplica::Lead { epoch, next_sequence, tail } => {
+            FromReplica::Lead { epoch, next_sequence, time_ns, tail, shared } => {
+                self.last_decided_ns = self.last_decided_ns.max(time_ns);
+                self.ids.raise(time_ns);
                 self.lead(epoch, next_sequence, &tail, out);
+                self.held.confirms = shared;
             }
             FromReplica::Refused { epoch, from, reason } if epoch == self.epoch => {
                 self.refused(from, reason, out);
@@ -278,6 +284,7 @@ impl PartitionCore {
                 self.synced = self.synced.max(through + 1);
                 self.held.release(self.committed, self.synced, out);
             }
+            FromReplica::Confirmed { number } => self.held.confirmed(number, out),
             FromReplica::Follow => {
                 self.role = Role::Following;
                 self.abandon(&Refusal::NotLeader, out);

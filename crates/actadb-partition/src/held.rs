@@ -31,6 +31,12 @@ pub(crate) struct HeldResult {
 }
 
 impl HeldResult {
+    /// Whether it tells the latest version of a stream. All else that is told of committed events
+    /// stays true.
+    fn tells_a_version(&self) -> bool {
+        matches!(self.decided, Decided::Bad(Refusal::WrongVersion { .. }))
+    }
+
     fn is_durable_replay(&self) -> bool {
         self.durable && matches!(self.decided, Decided::Replayed(_))
     }
@@ -57,6 +63,12 @@ pub(crate) enum Lost<'a> {
 pub(crate) struct Held {
     commit: BTreeMap<(u64, u64), HeldMessage>,
     sync: BTreeMap<(u64, u64), HeldMessage>,
+    /// By the number of the question whether this replica leads still.
+    confirm: BTreeMap<u64, HeldMessage>,
+    /// Whether a conflict must be confirmed before it is told: others vote, too, and another
+    /// replica may lead by now whose streams are longer. What was committed when the conflict was
+    /// decided is no proof; acknowledgements may be old when they arrive.
+    pub(crate) confirms: bool,
     next: u64,
 }
 
@@ -76,7 +88,7 @@ impl HeldMessage {
     }
 
     /// Replaces what is lost by a refusal or by "unknown".
-    fn lose(&mut self, committed: u64, lost: Lost<'_>) {
+    fn lose(&mut self, committed: u64, confirms: bool, lost: Lost<'_>) {
         for result in &mut self.results {
             match lost {
                 Lost::Refused { from, reason } if result.until > from => {
@@ -86,7 +98,8 @@ impl HeldMessage {
                 Lost::Refused { .. } => {}
                 Lost::Unknown(refusal) => {
                     let waits = result.until > committed || result.durable;
-                    if waits && matches!(result.decided, Decided::Bad(_)) {
+                    let doubtful = confirms && result.tells_a_version();
+                    if (waits || doubtful) && matches!(result.decided, Decided::Bad(_)) {
                         result.decided = Decided::Bad(refusal.clone());
                     }
                 }
@@ -122,6 +135,13 @@ fn appended(numbered: &Numbered) -> Appended {
 }
 
 impl Held {
+    /// This replica led until after the message was decided.
+    pub(crate) fn confirmed(&mut self, number: u64, out: &mut Vec<Output>) {
+        if let Some(message) = self.confirm.remove(&number) {
+            out.push(message.answer());
+        }
+    }
+
     /// Holds a message, or answers it when it waits for nothing.
     pub(crate) fn hold(
         &mut self,
@@ -140,6 +160,9 @@ impl Held {
                 out.push(Output::WantSync);
             }
             self.sync.insert((synced_until, self.next), message);
+        } else if self.confirms && message.results.iter().any(HeldResult::tells_a_version) {
+            self.confirm.insert(self.next, message);
+            out.push(Output::Confirm { number: self.next });
         } else {
             out.push(message.answer());
         }
@@ -172,7 +195,7 @@ impl Held {
         out: &mut Vec<Output>,
     ) {
         for (_, mut message) in std::mem::take(&mut self.commit) {
-            message.lose(committed, Lost::Refused { from, reason });
+            message.lose(committed, self.confirms, Lost::Refused { from, reason });
             self.hold(message, committed, synced, out);
         }
     }
@@ -187,8 +210,10 @@ impl Held {
         out: &mut Vec<Output>,
     ) {
         let messages = std::mem::take(&mut self.commit).into_values();
-        for mut message in messages.chain(std::mem::take(&mut self.sync).into_values()) {
-            message.lose(committed, Lost::Unknown(refusal));
+        let messages = messages.chain(std::mem::take(&mut self.sync).into_values());
+        let messages = messages.chain(std::mem::take(&mut self.confirm).into_values());
+        for mut message in messages {
+            message.lose(committed, self.confirms, Lost::Unknown(refusal));
             let token = message.token;
             let results = message.results.into_iter().map(|result| {
                 let certain =
@@ -205,12 +230,13 @@ impl Held {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.commit.len() + self.sync.len()
+        self.commit.len() + self.sync.len() + self.confirm.len()
     }
 
     /// When the first of those came that wait for the lowest sequence: the oldest, or nearly.
     pub(crate) fn oldest_ns(&self) -> Option<u64> {
         let first = |held: &BTreeMap<_, HeldMessage>| held.values().next().map(|m| m.since_ns);
-        first(&self.commit).into_iter().chain(first(&self.sync)).min()
+        let confirm = self.confirm.values().next().map(|m| m.since_ns);
+        [first(&self.commit), first(&self.sync), confirm].into_iter().flatten().min()
     }
 }

@@ -18,6 +18,15 @@ impl IdGenerator {
         Self { millisecond: floor_ns / 1_000_000 + 1, counter: 0, dice: SplitMix64::new(seed) }
     }
 
+    /// Ids from here on are later than this, nanoseconds since 1970.
+    pub(crate) fn raise(&mut self, floor_ns: u64) {
+        let least = floor_ns / 1_000_000 + 1;
+        if least > self.millisecond {
+            self.millisecond = least;
+            self.counter = 0;
+        }
+    }
+
     pub(crate) fn next(&mut self, unix_ns: u64, hash: u16) -> Uuid {
         let now = unix_ns / 1_000_000;
         if now > self.millisecond {

@@ -41,8 +41,14 @@ pub enum FromReplica {
         epoch: u64,
         /// The next sequence, behind the tail.
         next_sequence: u64,
+        /// Time of the last batch in the log, in nanoseconds since 1970: nothing is decided before
+        /// it.
+        time_ns: u64,
         /// What stands in the log above the committed part, in order.
         tail: Vec<Arc<Numbered>>,
+        /// Whether others vote, too. A conflict must be confirmed then: another replica may lead by
+        /// now, and know better.
+        shared: bool,
     },
     /// Nothing from this sequence on was or will be appended.
     Refused {
@@ -64,6 +70,11 @@ pub enum FromReplica {
     Synced {
         /// The last one.
         through: u64,
+    },
+    /// The answer to [`Output::Confirm`]: this replica led until now.
+    Confirmed {
+        /// Which question.
+        number: u64,
     },
     /// Another replica leads.
     Follow,
@@ -115,6 +126,11 @@ pub enum Output {
     },
     /// Sync what is written: somebody waits for it who proposed nothing.
     WantSync,
+    /// Ask whether this replica leads still.
+    Confirm {
+        /// Names the question.
+        number: u64,
+    },
     /// Answer a message: one result per transaction, in order.
     Answer {
         /// The message.

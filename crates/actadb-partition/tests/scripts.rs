@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! > lead EPOCH NEXT [tail: SEQ stream@version …]
+//! > lead-shared EPOCH NEXT (others vote, too) | confirmed N
 //! > append TOKEN CONNECTION [!] [@KEY] stream[:expected][#id][=payload] , … ; …
 //! > facts FETCH [stream=absent|head:N|head:N@KEY|elsewhere@KEY]
 //!               [#id=absent|SEQ:stream@version=payload]
@@ -162,9 +163,11 @@ fn input(line: &str) -> Input {
         ("facts", [fetch, rest @ ..]) => {
             return Input::Facts { fetch: fetch_id(fetch), facts: facts(rest) };
         }
-        ("lead", [epoch, next, tail @ ..]) => FromReplica::Lead {
+        ("lead" | "lead-shared", [epoch, next, tail @ ..]) => FromReplica::Lead {
             epoch: number(epoch),
             next_sequence: number(next),
+            time_ns: 0,
+            shared: command == "lead-shared",
             tail: tail
                 .iter()
                 .zip(number(next) - tail.len() as u64..)
@@ -177,6 +180,7 @@ fn input(line: &str) -> Input {
         ("committed", [through, "unsynced"]) => {
             FromReplica::Committed { through: number(through), synced: false }
         }
+        ("confirmed", [n]) => FromReplica::Confirmed { number: number(n) },
         ("synced", [through]) => FromReplica::Synced { through: number(through) },
         ("refused", [epoch, from, reason]) => FromReplica::Refused {
             epoch: number(epoch),
@@ -222,6 +226,7 @@ fn print(output: &Output) -> String {
             let ids = keys.event_ids.iter().map(|id| name_of(*id));
             format!("fetch {fetch} {}", streams.chain(ids).collect::<Vec<_>>().join(" "))
         }
+        Output::Confirm { number } => format!("confirm {number}"),
         Output::Propose { epoch, numbered, durable } => {
             let events = numbered.event_refs().map(|e| format!("{}@{}", e.stream, e.version));
             let durable = if *durable { " durable" } else { "" };

@@ -210,7 +210,7 @@ impl World {
     fn deliver(&mut self) {
         let Some(message) = self.replica.to_partition.pop_front() else { return };
         match &message {
-            FromReplica::Lead { epoch, next_sequence, tail } => {
+            FromReplica::Lead { epoch, next_sequence, tail, .. } => {
                 let committed = tail.first().map_or(*next_sequence, |first| first.first_sequence);
                 (self.committed, self.synced) = (committed, committed);
                 (self.epoch, self.next, self.role) = (*epoch, *next_sequence, Role::Leading);
@@ -220,7 +220,7 @@ impl World {
                 (self.next, self.role) = (*from, Role::Pausing(*from));
                 self.refused_below = self.next_token;
             }
-            FromReplica::Refused { .. } => {}
+            FromReplica::Refused { .. } | FromReplica::Confirmed { .. } => {}
             FromReplica::Committed { through, synced } => {
                 self.committed = self.committed.max(through + 1);
                 if *synced {
@@ -299,6 +299,7 @@ impl World {
                 Output::Propose { epoch, numbered, durable } => {
                     self.proposed(epoch, numbered, durable);
                 }
+                Output::Confirm { .. } => panic!("nobody else votes here"),
                 Output::WantSync => self.to_replica.push_back(ToReplica::WantSync),
                 Output::Answer { token, results } => self.answered(token, results),
             }

@@ -22,6 +22,7 @@ use raft::{
 };
 
 use crate::peer::{PeerKind, PeerMessage};
+use crate::reads::Question;
 use crate::terms::Terms;
 
 /// What a replica remembers of its group.
@@ -69,6 +70,8 @@ pub(crate) struct Ready {
     pub(crate) persist: Persist,
     /// Committed, in order.
     pub(crate) committed: Vec<Entry>,
+    /// Questions that are answered: entries up to the index were committed when each was asked.
+    pub(crate) reads: Vec<(Question, u64)>,
 }
 
 /// One replica's side of a group.
@@ -122,7 +125,7 @@ impl Consensus {
             fetched: BTreeMap::new(),
         };
         for entry in tail {
-            memory.push(to_engine(entry));
+            memory.keep(to_engine(entry));
         }
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&config, memory, &logger).expect("a good configuration");
@@ -173,13 +176,25 @@ impl Consensus {
         self.raft.raft.raft_log.committed
     }
 
+    /// Committed, and on this disk: what stands there will never be cut off. Old entries that the
+    /// group has replaced may lie above.
+    pub(crate) fn settled(&self) -> u64 {
+        let log = &self.raft.raft.raft_log;
+        log.committed.min(log.persisted)
+    }
+
+    /// The last entry that [`ready`](Self::ready) called committed.
+    pub(crate) fn applied(&self) -> u64 {
+        self.raft.raft.raft_log.applied
+    }
+
     pub(crate) fn last_index(&self) -> u64 {
         self.raft.raft.raft_log.last_index()
     }
 
     /// The entries behind the last one that [`ready`](Self::ready) called committed.
     pub(crate) fn tail(&self) -> Vec<Entry> {
-        let applied = self.raft.raft.raft_log.applied;
+        let applied = self.applied();
         let memory = self.raft.store();
         memory.entries.iter().filter(|e| e.index > applied).cloned().map(from_engine).collect()
     }
@@ -237,9 +252,21 @@ impl Consensus {
         self.pin_timeout(false);
     }
 
+    /// Asks the group what is committed.
+    pub(crate) fn read_index(&mut self, question: Question) {
+        self.raft.read_index(question.to_le_bytes().to_vec());
+        self.pin_timeout(false);
+    }
+
     /// What `ready` asked for under this number, and all before it, is durable.
     pub(crate) fn persisted(&mut self, number: u64) {
         self.raft.on_persist_ready(number);
+        self.pin_timeout(false);
+    }
+
+    /// Entries up to this one are durable; more of what `ready` asked for is to follow.
+    pub(crate) fn written(&mut self, index: u64, term: u64) {
+        self.raft.raft.on_persist_entries(index, term);
         self.pin_timeout(false);
     }
 
@@ -258,6 +285,10 @@ impl Consensus {
         let persisted_messages = peers(ready.take_persisted_messages()).collect();
         let committed: Vec<Entry> =
             ready.take_committed_entries().into_iter().map(from_engine).collect();
+        let number = |context: &[u8]| context.try_into().ok().map(u64::from_le_bytes);
+        let reads = ready.take_read_states().into_iter();
+        let reads = reads.filter_map(|read| Some((number(&read.request_ctx)?, read.index)));
+        let reads = reads.collect();
         let entries = ready.take_entries();
         let vote = ready.hs().map(|hard| (hard.term, hard.vote)).filter(|vote| *vote != before);
         let memory = self.raft.mut_store();
@@ -275,12 +306,12 @@ impl Consensus {
         let number = ready.number();
         self.raft.advance_append_async(ready);
         self.raft.advance_apply();
-        let applied = self.raft.raft.raft_log.applied;
+        let applied = self.applied();
         self.raft.mut_store().trim(applied);
         self.pin_timeout(false);
         let entries = entries.into_iter().map(from_engine).collect();
         let persist = Persist { number, vote, keep, entries, messages: persisted_messages };
-        Some(Ready { messages, persist, committed })
+        Some(Ready { messages, persist, committed, reads })
     }
 
     /// Ranges of old entries that followers lack and memory has not: first index, and the one
@@ -338,6 +369,10 @@ struct Memory {
 impl Memory {
     fn push(&mut self, entry: eraftpb::Entry) {
         self.terms.push(entry.index, entry.term);
+        self.keep(entry);
+    }
+
+    fn keep(&mut self, entry: eraftpb::Entry) {
         self.bytes += entry.data.len();
         self.entries.push_back(entry);
     }

@@ -14,6 +14,7 @@ use crate::admission::{self, Admission};
 use crate::consensus::{Consensus, Group, Ready};
 use crate::message::{FsyncMode, Input, Output, SlotValues};
 use crate::plan::{Plan, Step};
+use crate::reads::Reads;
 use crate::room::RoomKeeper;
 
 /// What the core must know of the bytes in an entry's body, which it does not read itself.
@@ -118,6 +119,9 @@ pub struct ReplicaCore {
     /// It said that it leads; `epoch` follows with the answer.
     pub(crate) leads: bool,
     pub(crate) admission: Admission,
+    pub(crate) reads: Reads,
+    /// A question may have been dropped.
+    pub(crate) ask_again: bool,
     /// Proposals in the last entry.
     pub(crate) last_batch: usize,
     pub(crate) plan: Plan,
@@ -152,6 +156,8 @@ impl ReplicaCore {
             epoch: None,
             leads: false,
             admission: Admission::default(),
+            reads: Reads::default(),
+            ask_again: false,
             last_batch: 0,
             plan: Plan::default(),
             room: RoomKeeper::default(),
@@ -198,11 +204,16 @@ impl ReplicaCore {
             }
             Input::Peer(message) => self.consensus.receive(message),
             Input::Unreachable(replica) => self.consensus.unreachable(replica),
-            Input::Numbered(next_sequences) => {
+            Input::Numbered { next_sequences, time_ns } => {
+                self.last_time_ns = self.last_time_ns.max(time_ns);
                 self.epoch = self.leads.then(|| self.consensus.term());
                 self.admission.reset(next_sequences);
             }
             Input::Fetched { first, entries } => self.consensus.fetched(first, entries),
+            Input::ReadIndex(token) => {
+                self.reads.add(token);
+                return false;
+            }
             Input::Propose(proposal) => {
                 if self.epoch != Some(proposal.epoch) {
                     return false;
@@ -305,7 +316,7 @@ impl ReplicaCore {
 
     /// Entries up to this one are on this disk for good: synced, and committed.
     pub(crate) fn settled(&self) -> u64 {
-        self.synced.min(self.consensus.committed())
+        self.synced.min(self.consensus.settled())
     }
 
     fn tick(&mut self, now: Now) {
@@ -314,12 +325,16 @@ impl ReplicaCore {
             // However long it slept: time that nobody counted must not end anyone's term.
             self.next_tick_ns = Some(now.mono_ns + TICK_NS);
             self.consensus.tick();
+            self.ask_again = true;
         }
     }
 
     /// Carries out what consensus asks for, until it asks for nothing.
     fn settle(&mut self, now: Now, gathers: bool, out: &mut Vec<Output>) {
         while self.closed.is_none() {
+            if let Some(question) = self.reads.ask(std::mem::take(&mut self.ask_again)) {
+                self.consensus.read_index(question);
+            }
             self.drain(out);
             let free = matches!(self.busy, Busy::Idle | Busy::Blocked { .. });
             if free && self.work(now, gathers, out) {
@@ -329,6 +344,8 @@ impl ReplicaCore {
             for entry in std::mem::take(&mut self.committed) {
                 out.push(Output::Commit { synced: self.synced >= entry.index, entry });
             }
+            let answered = self.reads.published(self.consensus.applied()).into_iter();
+            out.extend(answered.map(Output::ReadAt));
             self.change_roles(out);
             let fetches = self.consensus.wanted().into_iter();
             out.extend(fetches.map(|(first, end)| Output::Fetch { first, end }));
@@ -340,7 +357,11 @@ impl ReplicaCore {
 
     fn drain(&mut self, out: &mut Vec<Output>) {
         self.report(out);
-        while let Some(Ready { messages, persist, committed }) = self.consensus.ready() {
+        while let Some(ready) = self.consensus.ready() {
+            let Ready { messages, persist, committed, reads } = ready;
+            for (question, index) in reads {
+                self.reads.answered(question, index);
+            }
             out.extend(messages.into_iter().map(Output::Send));
             self.plan.add(persist);
             self.committed.extend(committed);
@@ -361,22 +382,31 @@ impl ReplicaCore {
         if leads && !self.leads {
             self.leads = true;
             let (epoch, tail) = (self.consensus.term(), self.consensus.tail());
-            out.push(Output::Lead { epoch, tail });
+            out.push(Output::Lead { epoch, tail, shared: !self.consensus.is_alone() });
         }
     }
 
     /// Steps of the plan that need no work: what is written, and reports of what is durable.
     fn report(&mut self, out: &mut Vec<Output>) {
+        let mut written = None;
         while let Some(step) = self.plan.front() {
             match step {
-                Step::Write(entry) if entry.index <= self.written => {}
+                Step::Write(entry) if entry.index <= self.written => {
+                    written = Some((entry.index, entry.term));
+                }
                 Step::Report { .. } => {}
-                _ => return,
+                _ => break,
             }
             if let Some(Step::Report { number, messages }) = self.plan.pop() {
                 self.consensus.persisted(number);
                 out.extend(messages.into_iter().map(Output::Send));
+                written = None;
             }
+        }
+        // Part of what was asked for: it may be committed, and must not wait for the rest, which may
+        // wait for it to be sealed.
+        if let Some((index, term)) = written {
+            self.consensus.written(index, term);
         }
     }
 

@@ -12,6 +12,7 @@ pub mod core;
 pub mod message;
 pub mod peer;
 mod plan;
+mod reads;
 mod room;
 pub mod terms;
 mod work;

@@ -31,9 +31,13 @@ pub enum Input {
     Peer(PeerMessage),
     /// A message to this replica was lost.
     Unreachable(u64),
-    /// The answer to [`Output::Lead`]: for each partition of the bucket, the sequence behind its
-    /// tail.
-    Numbered(Vec<(PartitionId, u64)>),
+    /// The answer to [`Output::Lead`].
+    Numbered {
+        /// For each partition of the bucket, the sequence behind its tail.
+        next_sequences: Vec<(PartitionId, u64)>,
+        /// Time of the last batch in the log, in nanoseconds since 1970.
+        time_ns: u64,
+    },
     /// The answer to [`Output::Fetch`].
     Fetched {
         /// The first entry that was asked for.
@@ -41,6 +45,8 @@ pub enum Input {
         /// The entries, as many as fit; none when they could not be read.
         entries: Vec<Entry>,
     },
+    /// What is committed in the group at this moment? The number names the question.
+    ReadIndex(u64),
     /// A decided transaction.
     Propose(Proposal),
     /// Sync what is written, for a retry that waits for the disk.
@@ -144,6 +150,8 @@ pub enum Output {
         epoch: u64,
         /// The entries that are not committed, in order.
         tail: Vec<Entry>,
+        /// Whether others vote, too: what it does not know, another leader may.
+        shared: bool,
     },
     /// It leads no longer: tell every partition.
     Follow,
@@ -156,6 +164,9 @@ pub enum Output {
         /// The one behind the last.
         end: u64,
     },
+    /// Everything that was committed in the group when this was asked is published here now; and
+    /// who was the leader then led until this answer.
+    ReadAt(u64),
     /// Work for the writer thread.
     Work(Work),
     /// Publish an entry and tell its partitions.

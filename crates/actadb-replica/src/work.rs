@@ -59,8 +59,8 @@ impl ReplicaCore {
             }
             Some(Step::Truncate(after)) => {
                 let after = *after;
-                let committed = self.saved.synced_index.max(self.consensus.committed());
-                assert!(after >= committed, "a cut behind {after}, committed {committed}");
+                let shown = self.saved.synced_index.max(self.consensus.applied());
+                assert!(after >= shown, "a cut behind {after}, where {shown} was committed");
                 self.busy = Busy::Truncating { after };
                 out.push(Output::Work(Work::Truncate { after }));
             }
@@ -87,12 +87,14 @@ impl ReplicaCore {
         let proven = entries.iter().map(self.format.durable).max().unwrap_or(0);
         if proven > self.synced && self.saved.bulk_through < last {
             // Some of these say that others are durable, which here they are not before the sync.
-            let values = SlotValues { bulk_through: last, ..self.saved };
+            // Nothing up to there proves anything any more but the slot itself.
+            let synced_index = self.settled();
+            let values = SlotValues { synced_index, bulk_through: last, ..self.saved };
             self.save(values, false, out);
             return;
         }
         let sync = self.fsync == FsyncMode::Always;
-        let settled = self.consensus.committed();
+        let settled = self.consensus.settled();
         out.push(Output::Work(Work::Write { entries, sync, settled }));
         self.busy = Busy::Writing { last, sync };
     }

@@ -7,7 +7,7 @@
 //! > flush | tick | stop | written INDEX [synced N] [filled] [room A S N] | noroom
 //! > synced | allocated A S N | allocation-failed [room A S N] | saved | not-saved | failed
 //! > sealed | seal-failed | seal-noroom | want-sync | wait MS | wake | may-gather
-//! > truncated [reopened N] [room A S N] | numbered SEQUENCE SEQUENCE | unreachable REPLICA
+//! > truncated [reopened N] [room A S N] | numbered SEQUENCE SEQUENCE | unreachable REPLICA | read N
 //! > fetched FIRST [TERM:INDEX…]
 //! > peer KIND from F term T [index I] [log T] [commit C] [reject H] [entries TERM:INDEX:DURABLE…]
 //! ```
@@ -128,8 +128,10 @@ fn input(line: &str) -> Input {
             reopened: option::<1>(&words, "reopened").map_or(0, |[n]| n as usize),
         },
         ["numbered", a, b] => {
-            Input::Numbered(vec![(PartitionId(0), number(a)), (PartitionId(1), number(b))])
+            let next = [(PartitionId(0), number(a)), (PartitionId(1), number(b))];
+            Input::Numbered { next_sequences: next.to_vec(), time_ns: 0 }
         }
+        ["read", token] => Input::ReadIndex(number(token)),
         ["unreachable", replica] => Input::Unreachable(number(replica)),
         ["fetched", first, entries @ ..] => Input::Fetched {
             first: number(first),
@@ -171,7 +173,7 @@ fn print(output: &Output) -> String {
         Output::Refused { partition, epoch, from, reason } => {
             format!("refused partition {partition} epoch {epoch} from {from} {reason:?}")
         }
-        Output::Lead { epoch, tail } => {
+        Output::Lead { epoch, tail, .. } => {
             let tail: Vec<String> = tail.iter().map(|entry| entry.index.to_string()).collect();
             match tail.as_slice() {
                 [] => format!("lead {epoch}"),
@@ -179,6 +181,7 @@ fn print(output: &Output) -> String {
             }
         }
         Output::Follow => "follow".into(),
+        Output::ReadAt(token) => format!("read {token} is answered"),
         Output::Send(message) => send(message),
         Output::Fetch { first, end } => format!("fetch {first} to {end}"),
         Output::Synced => "all synced".into(),

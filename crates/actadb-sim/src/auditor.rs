@@ -47,6 +47,18 @@ pub struct Read {
     pub floor: Option<u64>,
 }
 
+impl Read {
+    /// The same read where what was acknowledged need not be known yet.
+    #[must_use]
+    pub fn without_floor(self) -> Self {
+        let what = match self.what {
+            Asked::Event(id, _) => Asked::Event(id, None),
+            what => what,
+        };
+        Self { floor: None, what, ..self }
+    }
+}
+
 /// What a read asks for.
 #[derive(Clone, Debug)]
 pub enum Asked {

@@ -9,14 +9,17 @@ use actadb_bucket::job::Done;
 use actadb_bucket::partition_side::PartitionSide;
 use actadb_bucket::writer_side::{WriterSide, WriterStart};
 use actadb_disk::sim::SimDisk;
+use actadb_log::format::BatchHead;
+use actadb_log::slots::Known;
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::Place;
 use actadb_model::ids::{BucketId, PartitionId, Partitioning};
 use actadb_model::probe;
 use actadb_partition::core::{Rules, Start};
-use actadb_replica::message::FsyncMode;
+use actadb_replica::message::{FsyncMode, SlotValues, Work};
+use actadb_store::entries::EntryReader;
 use actadb_store::error::OpenError;
-use actadb_store::meta::{Directory, Meta};
+use actadb_store::meta::{Directory, Meta, Seat};
 use actadb_store::open::open_bucket;
 use actadb_store::reader::Reader;
 use actadb_store::writer::BucketWriter;
@@ -52,12 +55,18 @@ pub struct Life {
     pub flushing: bool,
     /// When the next tick is due.
     pub tick_ns: Option<u64>,
+    /// Reads old entries for replicas that are behind.
+    pub entries: EntryReader,
 }
 
 /// A machine with a disk.
 pub struct Host {
-    /// Its number.
+    /// Its number, from 0; the id of its replica is one more.
     pub number: u8,
+    /// How many hosts there are.
+    pub group: u8,
+    /// Nothing happens on it before this time.
+    pub paused_until_ns: u64,
     /// What survives it.
     pub disk: SimDisk,
     /// When it syncs.
@@ -70,6 +79,8 @@ pub struct Host {
     places: Vec<(u64, Place, u64)>,
     /// The last entry that a power loss leaves alone.
     synced: u64,
+    /// What the slots prove.
+    saved: Known,
     /// Nothing is damaged and the disk runs: reads must succeed.
     pub calm: Rc<Cell<bool>>,
     /// What is damaged on its disk.
@@ -81,15 +92,18 @@ pub struct Host {
 impl Host {
     /// A host with an empty disk, down.
     #[must_use]
-    pub fn new(number: u8, fsync: FsyncMode) -> Self {
+    pub fn new(number: u8, group: u8, fsync: FsyncMode) -> Self {
         Self {
             number,
+            group,
+            paused_until_ns: 0,
             disk: SimDisk::new(),
             fsync,
             life: None,
             lives: 0,
             places: Vec::new(),
             synced: 0,
+            saved: Known::default(),
             calm: Rc::new(Cell::new(true)),
             rot: None,
             taken_back: false,
@@ -105,13 +119,19 @@ impl Host {
         let meta =
             Meta { database: Uuid::from_u128(1), partitioning, segment_bytes: SEGMENT_BYTES };
         let disk = Arc::new(self.disk.clone());
-        let directory = Directory::open_or_create(disk, Path::new("/db"), meta)?;
+        let seat = Seat {
+            replica: u64::from(self.number) + 1,
+            voters: (1..=u64::from(self.group)).collect(),
+            storage: Uuid::from_u128(u128::from(self.number) + 1),
+        };
+        let directory = Directory::open_or_create_seat(disk, Path::new("/db"), meta, &seat)?;
         // So small that blocks come and go, and that rot is met.
         let directory = directory.with_index_cache(3 * 4096).with_open_files(3);
         let bucket = open_bucket(&directory, BucketId(0))?;
         let last_index = bucket.log.last_index;
         self.places.retain(|(index, ..)| *index <= last_index);
         self.synced = last_index;
+        self.saved = bucket.writer.slot_state().known();
         let start = WriterStart {
             partitions: PARTITIONS.to_vec(),
             slot: bucket.writer.slot_state().clone(),
@@ -142,6 +162,7 @@ impl Host {
             proposals_coming: 0,
             flushing: false,
             tick_ns: None,
+            entries: EntryReader::new(reader.clone()),
             directory,
         });
         let (calm, disk) = (self.calm.clone(), self.disk.clone());
@@ -157,14 +178,28 @@ impl Host {
     }
 
     /// The disk has ended some work.
-    pub fn worked(&mut self, done: &Done) {
-        match done {
-            Done::Written { bodies, synced_through, .. } => {
-                let claim = self.synced;
-                self.places.extend(bodies.iter().map(|(index, body)| (*index, *body, claim)));
+    pub fn worked(&mut self, work: &Work, done: &Done) {
+        match (work, done) {
+            (Work::Write { entries, .. }, Done::Written { bodies, synced_through, .. }) => {
+                for (entry, (index, body)) in entries.iter().zip(bodies) {
+                    let head = BatchHead::decode(entry.kind, &entry.body);
+                    let claim = head.filter(|_| *index > self.saved.bulk_through);
+                    self.places.push((*index, *body, claim.map_or(0, |head| head.durable)));
+                }
                 self.synced = self.synced.max(*synced_through);
             }
-            Done::Synced => {
+            (Work::SaveSlot(values), Done::SlotSaved) => {
+                let SlotValues { synced_index, bulk_through, .. } = *values;
+                self.saved = Known { synced_index, bulk_through };
+                for (index, _, claim) in &mut self.places {
+                    *claim = if *index <= bulk_through { 0 } else { *claim };
+                }
+            }
+            (_, Done::Truncated { after, .. }) => {
+                self.places.retain(|(index, ..)| index <= after);
+                self.synced = self.synced.min(*after);
+            }
+            (_, Done::Synced) => {
                 self.synced = self.places.last().map_or(self.synced, |(index, ..)| *index);
             }
             _ => {}
@@ -181,6 +216,7 @@ impl Host {
     pub fn decay(&mut self, dice: &mut SplitMix64) -> bool {
         let safe = self.places.iter().filter(|(index, ..)| *index <= self.synced);
         let proof = safe.map(|(.., claim)| *claim).max().unwrap_or(0);
+        let proof = proof.max(self.saved.synced_index);
         let proven = self.places.iter().filter(|(index, ..)| *index <= proof);
         let proven: Vec<Place> = proven.map(|(_, place, _)| *place).collect();
         self.rot = rot(&self.disk, &proven, dice);

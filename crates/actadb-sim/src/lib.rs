@@ -2,7 +2,7 @@
 //!
 //! The same `actadb-bucket` and store that the server drives with actors and threads runs here on
 //! one thread, on [virtual time](schedule), over a [device that forgets](actadb_disk::sim), with
-//! [messages](net) that take as long as the seed says, [clients](clients) that do everything
+//! [messages](net) that take as long as the seed says, on one host or on several that agree, [clients](clients) that do everything
 //! clients do, and [faults](faults). An [auditor](auditor) compares what clients were told with
 //! what is there. One seed is one [world], the same to the byte every time.
 //!
@@ -11,6 +11,7 @@
 
 pub mod auditor;
 pub mod clients;
+mod cluster;
 pub mod explore;
 pub mod faults;
 pub mod host;

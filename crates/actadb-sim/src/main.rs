@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actadb_model::probe::Mistake;
-use actadb_sim::explore::{OPERATIONS, Violation, hunt, world};
+use actadb_sim::explore::{OPERATIONS, Violation, hosts_of, hunt, world};
 use actadb_sim::trace::Trace;
 use clap::Parser;
 
@@ -28,6 +28,9 @@ struct Args {
     /// Operations of a world
     #[arg(long, default_value_t = OPERATIONS, value_name = "N")]
     ops: u64,
+    /// Hosts of every world; by its seed when not given: 1, 3 or 5
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    hosts: Option<u8>,
     /// Explore for so long, from a seed that no run had before
     #[arg(long, value_name = "M", conflicts_with_all = ["seeds", "mistakes"])]
     minutes: Option<f64>,
@@ -45,7 +48,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(seed) = args.seed {
-        return replay(seed, args.ops);
+        return replay(seed, args.ops, args.hosts.unwrap_or(hosts_of(seed)));
     }
     // A violation is told by us, with its seed.
     std::panic::set_hook(Box::new(|_| {}));
@@ -53,20 +56,20 @@ fn main() -> ExitCode {
         return mistakes();
     }
     if let Some(name) = &args.mistake {
-        return count(name, args.seeds.unwrap_or(HUNT_SEEDS), args.ops);
+        return count(name, args.seeds.unwrap_or(HUNT_SEEDS), args.ops, args.hosts);
     }
     match (args.minutes, args.seeds) {
         (Some(minutes), _) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let from = u64::try_from(now.as_nanos() >> 8).unwrap_or(0);
-            explore(from, u64::MAX, Duration::from_secs_f64(minutes * 60.0), args.ops)
+            explore(from, u64::MAX, Duration::from_secs_f64(minutes * 60.0), args.ops, args.hosts)
         }
-        (None, seeds) => explore(0, seeds.unwrap_or(1_000), Duration::MAX, args.ops),
+        (None, seeds) => explore(0, seeds.unwrap_or(1_000), Duration::MAX, args.ops, args.hosts),
     }
 }
 
-fn replay(seed: u64, operations: u64) -> ExitCode {
-    match world(seed, operations, None, Trace::Printed) {
+fn replay(seed: u64, operations: u64, hosts: u8) -> ExitCode {
+    match world(seed, operations, hosts, None, Trace::Printed) {
         Ok(outcome) => {
             println!("seed {seed} holds: {outcome:?}");
             ExitCode::SUCCESS
@@ -79,7 +82,7 @@ fn replay(seed: u64, operations: u64) -> ExitCode {
 }
 
 /// Runs worlds on all cores until one fails or the time is over.
-fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
+fn explore(from: u64, count: u64, time: Duration, operations: u64, hosts: Option<u8>) -> ExitCode {
     let start = Instant::now();
     let next = AtomicU64::new(0);
     let totals = Mutex::new([0_u64; 5]);
@@ -92,7 +95,8 @@ fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
             if over || found.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
                 return;
             }
-            match world(from.wrapping_add(n), operations, None, Trace::Off) {
+            let seed = from.wrapping_add(n);
+            match world(seed, operations, hosts.unwrap_or(hosts_of(seed)), None, Trace::Off) {
                 Ok(o) => {
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
                     let more = [1, o.acknowledged, o.reads, o.deliveries, o.crashes];
@@ -125,11 +129,11 @@ fn explore(from: u64, count: u64, time: Duration, operations: u64) -> ExitCode {
 
 /// Tells a violation and keeps its seed, so that `cargo test` runs it from now on.
 fn keep(violation: &Violation) {
-    let Violation { seed, operations, what } = violation;
+    let Violation { seed, operations, hosts, what } = violation;
     println!("seed {seed} VIOLATES: {what}");
-    println!("replay it with: cargo xtask sim --seed {seed} --ops {operations}");
+    println!("replay it with: cargo xtask sim --seed {seed} --ops {operations} --hosts {hosts}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("seeds/{seed}.txt"));
-    let text = format!("seed {seed} ops {operations}\n{what}\n");
+    let text = format!("seed {seed} ops {operations} hosts {hosts}\n{what}\n");
     match std::fs::write(&path, text) {
         Ok(()) => println!("kept in {}", path.display()),
         Err(error) => println!("it could not be kept in {}: {error}", path.display()),
@@ -137,13 +141,16 @@ fn keep(violation: &Violation) {
 }
 
 /// How many worlds catch a mistake: what tells whether a change made the harness blinder.
-fn count(name: &str, seeds: u64, operations: u64) -> ExitCode {
+fn count(name: &str, seeds: u64, operations: u64, hosts: Option<u8>) -> ExitCode {
     let named = |mistake: &&Mistake| format!("{mistake:?}").eq_ignore_ascii_case(name);
     let Some(mistake) = Mistake::ALL.iter().find(named) else {
         eprintln!("no mistake '{name}' (there are {:?})", Mistake::ALL);
         return ExitCode::from(2);
     };
-    let caught = |seed: &u64| world(*seed, operations, Some(*mistake), Trace::Off).is_err();
+    let caught = |seed: &u64| {
+        let hosts = hosts.unwrap_or(hosts_of(*seed));
+        world(*seed, operations, hosts, Some(*mistake), Trace::Off).is_err()
+    };
     let count = (0..seeds).filter(caught).count();
     println!("{mistake:?} is caught by {count} of {seeds} worlds");
     if count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

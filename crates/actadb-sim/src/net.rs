@@ -85,15 +85,17 @@ impl SimNet {
         self.cut.insert((from, to));
     }
 
-    /// Mends all cuts.
+    /// Mends all cuts, and the weather.
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.weather = Weather::default();
     }
 
     /// Draws what becomes of a message that is sent now.
     pub fn send(&mut self, now_ns: u64, from: End, to: End, dice: &mut SplitMix64) -> Fate {
         let at = now_ns + delay_ns(dice);
-        if from.host == to.host {
+        // What clients say arrives, once and in order: they use TCP.
+        if from.host == to.host || from.part == Part::Client {
             return Fate::At(self.in_order(from, to, at));
         }
         let once_in = |dice: &mut SplitMix64, n: u64| n > 0 && dice.one_in(n);

@@ -26,8 +26,6 @@ use crate::world::{Event, World};
 
 /// Subscribers of a world.
 pub(crate) const SUBSCRIBERS: usize = 3;
-/// The one host has all partitions.
-const HOST: u8 = 0;
 /// Shortest time between two looks of a subscriber, in nanoseconds.
 const THINK_MIN_NS: u64 = 500_000;
 
@@ -67,6 +65,8 @@ pub(crate) struct Subscriber {
     /// What the client has seen.
     book: Book,
     live: Option<Live>,
+    /// The host of its subscription.
+    host: u8,
     /// Counts its subscriptions.
     generation: u64,
 }
@@ -137,6 +137,7 @@ impl Subscriber {
             progress_events: [1, 7, 10_000][dice.below(3) as usize],
             book,
             live: None,
+            host: 0,
             generation: 0,
         }
     }
@@ -277,14 +278,15 @@ impl World {
         }
     }
 
-    /// All connections are lost.
-    pub(crate) fn lose_subscriptions(&mut self) {
-        for subscriber in &mut self.subscribers {
-            subscriber.live = None;
-            subscriber.generation += 1;
-        }
+    /// All connections to a host are lost.
+    pub(crate) fn lose_subscriptions(&mut self, host: u8) {
         for number in 0..self.subscribers.len() {
-            self.think_again(number);
+            let subscriber = &mut self.subscribers[number];
+            if subscriber.host == host {
+                subscriber.live = None;
+                subscriber.generation += 1;
+                self.think_again(number);
+            }
         }
     }
 
@@ -297,9 +299,15 @@ impl World {
     }
 
     /// The writer has made something visible.
-    pub(crate) fn ring(&mut self, partitions: &[PartitionId], streams: &[(PartitionId, u64)]) {
+    pub(crate) fn ring(
+        &mut self,
+        host: u8,
+        partitions: &[PartitionId],
+        streams: &[(PartitionId, u64)],
+    ) {
         let mut moved = Vec::new();
-        for (number, subscriber) in self.subscribers.iter_mut().enumerate() {
+        let here = |(_, subscriber): &(usize, &mut Subscriber)| subscriber.host == host;
+        for (number, subscriber) in self.subscribers.iter_mut().enumerate().filter(here) {
             let rings = subscriber.sources.iter().any(|source| match source {
                 Source::Partition(partition) => partitions.contains(partition),
                 Source::Stream(stream, partition) => {
@@ -392,9 +400,24 @@ impl World {
     }
 
     fn subscribe(&mut self, number: usize) {
-        let Some(life) = &self.host(HOST).life else { return };
+        let host = match self.hosts.len() {
+            1 => 0,
+            hosts => self.subscriber_dice.below(hosts as u64) as u8,
+        };
+        let Some(life) = &self.host(host).life else { return };
         let reader = life.reader.clone();
         let subscriber = &mut self.subscribers[number];
+        subscriber.host = host;
+        let behind = |(source, next): (&Source, &u64)| {
+            Subscriber::end_of(source, &reader).is_none_or(|end| end < *next)
+        };
+        if self.hosts.len() > 1
+            && subscriber.book.begins.is_some()
+            && subscriber.sources.iter().zip(&subscriber.book.next).any(behind)
+        {
+            // What it has seen is not here yet: it asks another host.
+            return;
+        }
         if subscriber.book.begins.is_none() {
             let begins = subscriber.draw_begins(&reader, &mut self.subscriber_dice);
             // What is rotten cannot be read; it tries again.
@@ -443,7 +466,8 @@ impl World {
             }
             Err(error) => {
                 // It is told that its subscription is closed, and begins another.
-                self.may_fail(HOST, Some(&error.to_string()));
+                let host = self.subscribers[number].host;
+                self.may_fail(host, Some(&error.to_string()));
                 let subscriber = &mut self.subscribers[number];
                 subscriber.live = None;
                 subscriber.generation += 1;

@@ -11,10 +11,12 @@ use actadb_model::outcome::AppendResult;
 use actadb_model::transaction::Transaction;
 use actadb_partition::message::{FetchId, FromReplica, Input, Token};
 use actadb_replica::message::Work;
+use actadb_replica::peer::PeerMessage;
 use actadb_store::error::ReadError;
 use actadb_store::facts::facts;
 use actadb_store::publisher::SealTask;
 use actadb_store::reader::{Page, Reader};
+use bytes::Bytes;
 
 use crate::auditor::{Answered, Asked, Read};
 use crate::net::{End, Fate, Part, delay_ns};
@@ -22,19 +24,28 @@ use crate::world::{Event, World};
 
 /// What arrives at a part of a host.
 pub(crate) enum Message {
-    Append { token: Token, connection: u64, transactions: Vec<Transaction> },
+    Append {
+        token: Token,
+        connection: u64,
+        transactions: Vec<Transaction>,
+    },
     Read(u64),
     Proposal(Proposal),
     FromWriter(FromReplica),
     Fetch(PartitionId, FetchId, Keys),
     Facts(FetchId, Result<Facts, String>),
     WantSync,
+    Confirm(PartitionId, u64),
     Flush,
     Tick,
+    /// From another host, as bytes.
+    Peer(Bytes),
+    /// Old entries to read.
+    FetchEntries(u64, u64),
     Work(Work),
     Done(Done),
     Seal(SealTask),
-    Sealed(WriterInput),
+    FromPool(WriterInput),
 }
 
 impl World {
@@ -43,10 +54,19 @@ impl World {
         let life = self.host(to.host).lives;
         let now = self.schedule.now_ns();
         match self.net.send(now, from, to, &mut self.dice) {
-            Fate::At(at) => self.schedule.at(at, Event::Arrive { to, life, message: Box::new(message) }),
+            Fate::At(at) => self.arrives_at(at, to, life, message),
             Fate::Lost => {}
-            Fate::Twice(..) => panic!("what clients say arrives once: they use TCP"),
+            Fate::Twice(first, second) => {
+                if let Message::Peer(bytes) = &message {
+                    self.arrives_at(second, to, life, Message::Peer(bytes.clone()));
+                }
+                self.arrives_at(first, to, life, message);
+            }
         }
+    }
+
+    fn arrives_at(&mut self, at: u64, to: End, life: u64, message: Message) {
+        self.schedule.at(at, Event::Arrive { to, life, message: Box::new(message) });
     }
 
     fn post_inside(&mut self, host: u8, from: Part, to: Part, message: Message) {
@@ -59,6 +79,10 @@ impl World {
         let delay = delay_ns(&mut self.dice) + self.dice.below(slow * 1_000_000);
         let (to, life) = (End { host, part }, self.host(host).lives);
         self.schedule.after(delay, Event::Arrive { to, life, message: Box::new(message) });
+    }
+
+    pub(crate) fn post_fetched(&mut self, host: u8, input: WriterInput) {
+        self.pool(host, Part::Writer, Message::FromPool(input));
     }
 
     pub(crate) fn arrive(&mut self, to: End, message: Message) {
@@ -80,6 +104,9 @@ impl World {
                 }
                 self.writer(host, WriterInput::Propose(proposal));
             }
+            (Part::Writer, Message::Confirm(partition, number)) => {
+                self.writer(host, WriterInput::Confirm(partition, number));
+            }
             (Part::Writer, Message::WantSync) => self.writer(host, WriterInput::WantSync),
             (Part::Writer, Message::Flush) => {
                 if let Some(life) = self.life(host) {
@@ -93,8 +120,14 @@ impl World {
                 }
                 self.writer(host, WriterInput::Tick);
             }
+            (Part::Writer, Message::Peer(bytes)) => {
+                let peer = PeerMessage::decode(bytes).expect("nothing changes bytes on their way");
+                self.note(format_args!("host {host} hears {}", told(&peer)));
+                self.writer(host, WriterInput::Peer(peer));
+            }
+            (Part::Pool, Message::FetchEntries(first, end)) => self.fetch_entries(host, first, end),
             (Part::Writer, Message::Done(done)) => self.writer(host, WriterInput::Done(done)),
-            (Part::Writer, Message::Sealed(input)) => self.writer(host, input),
+            (Part::Writer, Message::FromPool(input)) => self.writer(host, input),
             (Part::Disk, Message::Work(work)) => self.work(host, &work),
             (Part::Pool, Message::Read(read)) => self.read(host, read),
             (Part::Pool, Message::Fetch(partition, fetch, keys)) => {
@@ -115,7 +148,7 @@ impl World {
                     Err(error) => WriterInput::SealFailed { task, no_room: error.is_no_room() },
                 };
                 self.note(format_args!("a seal ends: {}", sealed(&input)));
-                self.pool(host, Part::Writer, Message::Sealed(input));
+                self.pool(host, Part::Writer, Message::FromPool(input));
             }
             _ => panic!("a message that went astray"),
         }
@@ -142,6 +175,10 @@ impl World {
                 PartitionOutput::WantSync => {
                     self.post_inside(host, part, Part::Writer, Message::WantSync);
                 }
+                PartitionOutput::Confirm(number) => {
+                    let message = Message::Confirm(partition, number);
+                    self.post_inside(host, part, Part::Writer, message);
+                }
                 PartitionOutput::Answer { token, results } => self.answer(host, token, results),
             }
         }
@@ -163,9 +200,6 @@ impl World {
         let mut out = Vec::new();
         let now = self.schedule.now();
         let flushes = !matches!(input, WriterInput::Flush);
-        if let WriterInput::Done(done) = &input {
-            self.host_mut(host).worked(done);
-        }
         let Some(life) = self.life(host) else { return };
         life.writer_side.step(now, input, &mut out);
         for output in out {
@@ -173,12 +207,18 @@ impl World {
                 WriterOutput::Work(work) => {
                     self.post_inside(host, Part::Writer, Part::Disk, Message::Work(work));
                 }
-                WriterOutput::Send(_) | WriterOutput::Fetch { .. } => {}
+                WriterOutput::Send(message) => self.send_to_peer(host, &message),
+                WriterOutput::Fetch { first, end } => {
+                    self.pool(host, Part::Pool, Message::FetchEntries(first, end));
+                }
                 WriterOutput::Seal(task) => {
                     self.pool(host, Part::Pool, Message::Seal(task));
                 }
-                // Nobody can send an append before the partitions have heard that they lead.
-                WriterOutput::ToPartition(partition, message @ FromReplica::Lead { .. }) => {
+                // Nobody can send an append to a host that is alone before its partitions have heard
+                // that they lead.
+                WriterOutput::ToPartition(partition, message @ FromReplica::Lead { .. })
+                    if self.hosts.len() == 1 =>
+                {
                     self.partition(host, partition, Input::Replica(message));
                 }
                 WriterOutput::ToPartition(partition, message) => {
@@ -191,8 +231,10 @@ impl World {
                         life.closed = true;
                     }
                 }
-                WriterOutput::Moved { partitions, streams } => self.ring(&partitions, &streams),
-                WriterOutput::Stopped => {}
+                WriterOutput::Moved { partitions, streams } => {
+                    self.ring(host, &partitions, &streams);
+                }
+                WriterOutput::ReadAt(_) | WriterOutput::Stopped => {}
             }
         }
         self.rearm(host, flushes);
@@ -222,6 +264,7 @@ impl World {
     fn work(&mut self, host: u8, work: &Work) {
         let Some(life) = self.life(host) else { return };
         let done = perform(&mut life.writer, work);
+        self.host_mut(host).worked(work, &done);
         let what = match work {
             Work::Allocate { body_bytes } => format!("allocates for {body_bytes} bytes"),
             Work::Write { entries, sync, .. } => {
@@ -258,6 +301,14 @@ impl World {
         assert!(excused, "a read failed: {error}");
         self.note(format_args!("a read fails: {error}"));
     }
+}
+
+/// A message between hosts, in few words.
+fn told(peer: &PeerMessage) -> String {
+    let PeerMessage { kind, from, term, index, commit, reject, entries, .. } = peer;
+    let entries: Vec<u64> = entries.iter().map(|entry| entry.index).collect();
+    let rejects = if *reject { ", rejects" } else { "" };
+    format!("{kind:?} from {from} term {term} index {index} commit {commit} {entries:?}{rejects}")
 }
 
 fn sealed(input: &WriterInput) -> &'static str {

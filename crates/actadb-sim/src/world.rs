@@ -13,6 +13,7 @@ use actadb_store::check::check_bucket;
 
 use crate::auditor::{Answered, Auditor, Read};
 use crate::clients::{self, CLIENTS, Request};
+use crate::cluster::{FIRST_ELECTION_NS, PATIENCE_NS};
 use crate::faults::{self, Fault};
 use crate::host::{Host, Life, PARTITIONS};
 use crate::net::{End, Part, SimNet, delay_ns};
@@ -25,8 +26,8 @@ use crate::wiring::Message;
 const CLIENT_HOST: u8 = 255;
 /// Appends that must succeed when all faults have ended.
 const LAST_APPENDS: u64 = 20;
-/// No world needs more events, nor for what is left when the faults have ended.
-const LAST_EVENTS: u64 = 300_000;
+/// See [`World::events_max`].
+const EVENTS_PER_HOST_MAX: u64 = 300_000;
 /// Requests of one client on their way at once.
 const OUTSTANDING_MAX: usize = 6;
 /// How long a client with so many waits before it looks again, in nanoseconds.
@@ -43,6 +44,10 @@ pub(crate) enum Event {
     ReadAnswer { host: u8, life: u64, read: u64, answered: Option<Answered> },
     /// A host dies, if it has not died since.
     Crash { host: u8, life: u64, power: bool },
+    /// A client waits no longer for an answer.
+    GiveUp(Token),
+    /// The network is mended.
+    Heal,
     /// A host starts.
     Start(u8),
     /// An operator puts back what rotted on a host, and frees space.
@@ -111,8 +116,8 @@ pub(crate) struct World {
 /// # Panics
 /// When a rule does not hold; the message says which.
 #[must_use]
-pub fn run(seed: u64, operations: u64, trace: Trace) -> Outcome {
-    let mut world = World::new(seed, operations, trace);
+pub fn run(seed: u64, operations: u64, hosts: u8, trace: Trace) -> Outcome {
+    let mut world = World::new(seed, operations, hosts, trace);
     world.live();
     world.end();
     Outcome {
@@ -127,7 +132,7 @@ pub fn run(seed: u64, operations: u64, trace: Trace) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, operations_max: u64, trace: Trace) -> Self {
+    fn new(seed: u64, operations_max: u64, hosts: u8, trace: Trace) -> Self {
         let mut dice = SplitMix64::new(seed);
         let fsync = match dice.below(5) {
             0 => FsyncMode::Interval(50_000_000),
@@ -144,11 +149,15 @@ impl World {
             true => (30_000_000, 2_000),
             false => (think_ns, [0, 2, 200][dice.below(3) as usize]),
         };
+        // Where several vote nothing commits before the disk, and elections take their time.
+        let cluster = hosts > 1;
+        let fsync = if cluster { FsyncMode::Always } else { fsync };
+        let think_ns = if cluster { think_ns.max(3_000_000) } else { think_ns };
         let mut world = Self {
             dice,
             schedule: Schedule::default(),
             net: SimNet::default(),
-            hosts: vec![Host::new(0, fsync)],
+            hosts: (0..hosts).map(|number| Host::new(number, hosts, fsync)).collect(),
             auditor: Auditor::default(),
             trace,
             appends: BTreeMap::new(),
@@ -169,15 +178,16 @@ impl World {
             rotten: 0,
         };
         world.note(format_args!(
-            "seed {seed}: fsync {fsync:?}, payloads to {payload_max} bytes, a request every \
-             {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}, tight \
+            "seed {seed}: {hosts} hosts, fsync {fsync:?}, payloads to {payload_max} bytes, a request \
+             every {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}, tight \
              {tight}, pool slower by {pool_slowness} ms"
         ));
         for host in &world.hosts {
             world.schedule.after(0, Event::Start(host.number));
         }
+        let begin = if cluster { FIRST_ELECTION_NS } else { 0 };
         for client in 0..CLIENTS {
-            world.schedule.after(client, Event::Client(client));
+            world.schedule.after(begin + client, Event::Client(client));
         }
         world.add_subscribers();
         world
@@ -189,7 +199,7 @@ impl World {
 
     /// Runs until the clients have done what they were to do.
     fn live(&mut self) {
-        let mut left = LAST_EVENTS;
+        let mut left = self.events_max();
         while self.operations < self.operations_max {
             left -= 1;
             assert!(left > 0, "the world does not come to its end");
@@ -202,7 +212,9 @@ impl World {
     fn end(&mut self) {
         self.fault_one_in = 0;
         self.note(format_args!("faults end"));
+        self.net.heal();
         for host in self.numbers() {
+            self.host_mut(host).paused_until_ns = 0;
             self.restore(host);
             self.crash(host, false);
         }
@@ -217,12 +229,19 @@ impl World {
         let more = self.auditor.acknowledged() - acknowledged;
         assert_eq!(more, LAST_APPENDS, "faults have ended and appends do not succeed");
         self.audit();
+        self.audit_copies();
         for host in &self.hosts {
             let life = host.life.as_ref().expect("it was audited");
             let report = check_bucket(&life.directory, BucketId(0));
             let report = report.unwrap_or_else(|error| panic!("the check: {error}"));
             assert!(report.is_sound(), "the check found {report:?}");
         }
+    }
+
+    /// No world needs more events, nor for what is left when the faults have ended.
+    fn events_max(&self) -> u64 {
+        let hosts = self.hosts.len() as u64;
+        EVENTS_PER_HOST_MAX * hosts * hosts
     }
 
     /// Numbers of the hosts.
@@ -232,10 +251,11 @@ impl World {
 
     /// Runs until all hosts are up and nobody waits.
     fn settle(&mut self) {
-        for _ in 0..LAST_EVENTS {
+        for _ in 0..self.events_max() {
             let up = self.hosts.iter().all(|host| host.life.is_some());
             let idle = self.appends.is_empty() && self.reads.is_empty();
-            if up && idle && self.subscribers_are_settled() {
+            let settled = up && idle && self.has_converged();
+            if settled && self.subscribers_are_settled() {
                 return;
             }
             let event = self.schedule.pop().expect("somebody waits, and nothing will happen");
@@ -243,7 +263,9 @@ impl World {
                 self.event(event);
             }
         }
-        panic!("somebody waits for ever");
+        let stats =
+            self.hosts.iter().filter_map(|host| Some(host.life.as_ref()?.writer_side.stats()));
+        panic!("somebody waits for ever: {:#?}", stats.collect::<Vec<_>>());
     }
 
     fn audit(&mut self) {
@@ -275,16 +297,35 @@ impl World {
                 let request = clients::draw(&mut self.dice, auditor, &PARTITIONS, self.payload_max);
                 self.send(client, request);
                 if self.fault_one_in > 0 && self.dice.one_in(self.fault_one_in) {
+                    if self.is_cluster() && self.dice.one_in(2) {
+                        self.net_fault();
+                        return;
+                    }
                     let host = self.dice.below(self.hosts.len() as u64) as u8;
                     let fault = faults::draw(&mut self.dice, self.tight);
                     self.fault(host, fault);
                 }
             }
             Event::Arrive { to, life, message } if life == self.host(to.host).lives => {
+                let paused = self.host(to.host).paused_until_ns;
+                if paused > self.schedule.now_ns() {
+                    self.schedule.at(paused, Event::Arrive { to, life, message });
+                    return;
+                }
                 self.arrive(to, *message);
             }
+            Event::GiveUp(token) => {
+                if let Some(pending) = self.appends.remove(&token) {
+                    self.note(format_args!("operations {:?} are given up", pending.what));
+                    pending.what.into_iter().for_each(|number| self.auditor.lost(number));
+                }
+            }
+            Event::Heal => self.net.heal(),
             Event::Answer { host, life, token, results } if life == self.host(host).lives => {
-                let numbers = self.appends.remove(&token).expect("answered once").what;
+                let pending = self.appends.remove(&token);
+                // Who was given up may answer yet.
+                assert!(pending.is_some() || self.is_cluster(), "answered once");
+                let Some(Pending { what: numbers, .. }) = pending else { return };
                 assert_eq!(numbers.len(), results.len(), "one result per transaction");
                 let durable = self.host(host).fsync == FsyncMode::Always;
                 for (number, result) in numbers.into_iter().zip(results) {
@@ -327,8 +368,7 @@ impl World {
     fn send(&mut self, client: u64, request: Request) {
         self.next_request += 1;
         let id = self.next_request;
-        // The one host has all partitions.
-        let host = 0;
+        let host = self.draw_host();
         let (part, message) = match request {
             Request::Append(partition, numbers) => {
                 let sent = |n: &usize| self.auditor.sent(*n);
@@ -336,10 +376,16 @@ impl World {
                 self.note(format_args!("client {client} appends {numbers:?} to {partition}"));
                 let token = Token(id);
                 self.appends.insert(token, Pending { client, host, what: numbers });
+                // When all is well everybody is answered.
+                if self.is_cluster() && self.fault_one_in > 0 {
+                    self.schedule.after(PATIENCE_NS, Event::GiveUp(token));
+                }
                 let message = Message::Append { token, connection: client, transactions };
                 (Part::Partition(partition), message)
             }
             Request::Read(read) => {
+                // What was acknowledged by one host may not be known to another yet.
+                let read = if self.is_cluster() { read.without_floor() } else { read };
                 self.note(format_args!("client {client} reads {:?}", read.what));
                 self.reads.insert(id, Pending { client, host, what: read });
                 (Part::Pool, Message::Read(id))
@@ -355,7 +401,7 @@ impl World {
     }
 
     fn fault(&mut self, host: u8, fault: Fault) {
-        self.note(format_args!("fault: {fault:?}"));
+        self.note(format_args!("fault on host {host}: {fault:?}"));
         let disk = &self.host(host).disk;
         match fault {
             Fault::ProcessCrash => self.crash(host, false),
@@ -424,7 +470,8 @@ impl World {
 
     fn crash(&mut self, number: u8, power: bool) {
         self.crashes += 1;
-        self.note(format_args!("{}", if power { "power loss" } else { "process crash" }));
+        let what = if power { "power loss" } else { "process crash" };
+        self.note(format_args!("host {number}: {what}"));
         let World { hosts, dice, auditor, .. } = self;
         let host = &mut hosts[usize::from(number)];
         let was_up = host.life.is_some();
@@ -434,7 +481,7 @@ impl World {
             host.taken_back = true;
         }
         self.lose_requests(number);
-        self.lose_subscriptions();
+        self.lose_subscriptions(number);
         // While it is down a start is on its way already.
         if was_up {
             let later = delay_ns(&mut self.dice);
@@ -459,12 +506,17 @@ impl World {
                 if taken_back {
                     auditor.take_back(&reader);
                 }
-                auditor.opened(&reader);
+                let alone = hosts.len() == 1;
+                if alone {
+                    auditor.opened(&reader);
+                }
                 if taken_back {
                     self.forget_subscribers();
                 }
                 let ends = PARTITIONS.map(|p| reader.next_sequence(p));
-                self.note(format_args!("the bucket opens, next sequences {ends:?}"));
+                self.note(format_args!(
+                    "the bucket of host {number} opens, next sequences {ends:?}"
+                ));
                 self.writer(number, WriterInput::Start);
                 return;
             }

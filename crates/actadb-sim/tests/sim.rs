@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use actadb_model::probe::Mistake;
-use actadb_sim::explore::{OPERATIONS, hunt, world};
+use actadb_sim::explore::{OPERATIONS, hosts_of, hunt, world};
 use actadb_sim::trace::Trace;
 
-fn holds(seed: u64, operations: u64) {
-    println!("replay with: cargo xtask sim --seed {seed} --ops {operations}");
-    let outcome = world(seed, operations, None, Trace::Off);
+fn holds(seed: u64, operations: u64, hosts: u8) {
+    println!("replay with: cargo xtask sim --seed {seed} --ops {operations} --hosts {hosts}");
+    let outcome = world(seed, operations, hosts, None, Trace::Off);
     let outcome = outcome.unwrap_or_else(|v| panic!("seed {seed}: {}", v.what));
     assert!(outcome.operations >= operations);
 }
@@ -19,7 +19,7 @@ fn what_clients_were_told_is_what_is_there() {
     let (mut acknowledged, mut reads, mut deliveries, mut crashes, mut rotten) = (0, 0, 0, 0, 0);
     for seed in 0..50 {
         println!("replay with: cargo xtask sim --seed {seed}");
-        let outcome = world(seed, OPERATIONS, None, Trace::Off);
+        let outcome = world(seed, OPERATIONS, hosts_of(seed), None, Trace::Off);
         let outcome = outcome.unwrap_or_else(|v| panic!("seed {seed}: {}", v.what));
         acknowledged += outcome.acknowledged;
         reads += outcome.reads;
@@ -38,7 +38,7 @@ fn what_clients_were_told_is_what_is_there() {
 fn a_world_is_the_same_to_the_byte_every_time() {
     for seed in [1, 7, 13] {
         let trace = || {
-            let outcome = world(seed, OPERATIONS, None, Trace::Kept(String::new()));
+            let outcome = world(seed, OPERATIONS, hosts_of(seed), None, Trace::Kept(String::new()));
             outcome.unwrap_or_else(|v| panic!("seed {seed}: {}", v.what)).trace
         };
         let (first, second) = (trace(), trace());
@@ -61,7 +61,8 @@ fn seeds_that_failed_once_hold() {
         let words: Vec<&str> = first.split_whitespace().collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse().ok());
         let (seed, operations) = number(1).zip(number(3)).expect("seed N ops N");
-        holds(seed, operations);
+        let hosts = number(5).unwrap_or(1) as u8;
+        holds(seed, operations, hosts);
         kept += 1;
     }
     assert!(kept > 0, "no seed is kept");

@@ -13,6 +13,7 @@
 //! Nothing here knows versions' rules, replicas or threads.
 
 pub mod check;
+pub mod entries;
 pub mod error;
 pub mod facts;
 mod fetch;

@@ -23,9 +23,6 @@ use crate::error::OpenError;
 
 const MAGIC: [u8; 8] = *b"ACTADB\n\0";
 const BUCKET_PREFIX: &str = "bucket-";
-/// The id of a replica on a single node.
-const SINGLE_REPLICA: u64 = 1;
-
 const _: () = assert!(size_of::<RawMeta>() == 56);
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -57,6 +54,25 @@ pub struct Meta {
     pub segment_bytes: u64,
 }
 
+/// A node's place in the groups of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The id of its replicas, never 0.
+    pub replica: u64,
+    /// The replicas that vote.
+    pub voters: Vec<u64>,
+    /// Names its storage: drawn once, so that a copy is known for one.
+    pub storage: Uuid,
+}
+
+impl Seat {
+    /// The place of a node that is alone.
+    #[must_use]
+    pub fn single(database: Uuid) -> Self {
+        Self { replica: 1, voters: vec![1], storage: database }
+    }
+}
+
 /// An open database directory: locked, and known to be a database.
 #[derive(Debug)]
 pub struct Directory {
@@ -79,6 +95,19 @@ impl Directory {
         disk: Arc<dyn Disk>,
         root: &Path,
         wanted: Meta,
+    ) -> Result<Self, OpenError> {
+        Self::open_or_create_seat(disk, root, wanted, &Seat::single(wanted.database))
+    }
+
+    /// The same, where a database that is made is a node of several.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_or_create_seat(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        wanted: Meta,
+        seat: &Seat,
     ) -> Result<Self, OpenError> {
         // The directory may be left of an attempt that died before these syncs; with a meta file,
         // which comes last, they were made.
@@ -104,7 +133,7 @@ impl Directory {
                 }
                 // The meta file comes last: with it, whatever is missing was there once.
                 for bucket in wanted.partitioning.all_buckets() {
-                    create_bucket(&*disk, root, wanted.database, bucket)?;
+                    create_bucket(&*disk, root, wanted.database, seat, bucket)?;
                 }
                 disk.sync_dir(root).map_err(LogError::io(SYNC, root))?;
                 create(&*disk, root, &wanted)?;
@@ -246,15 +275,16 @@ fn holds_segments(disk: &dyn Disk, root: &Path) -> Result<bool, LogError> {
     Ok(false)
 }
 
-/// The slots of a bucket that has no entries.
-pub(crate) fn first_slots(database: Uuid, bucket: BucketId) -> SlotState {
+/// The slots of a bucket that has no entries. It has voted for nobody; one that votes alone votes
+/// for itself.
+pub(crate) fn first_slots(seat: &Seat, bucket: BucketId) -> SlotState {
     SlotState {
         term: 1,
-        vote: SINGLE_REPLICA,
+        vote: if seat.voters.len() == 1 { seat.replica } else { 0 },
         synced_index: 0,
-        voters: vec![SINGLE_REPLICA],
-        replica_id: SINGLE_REPLICA,
-        storage_id: Uuid::new_v5(&database, &bucket.0.to_le_bytes()),
+        voters: seat.voters.clone(),
+        replica_id: seat.replica,
+        storage_id: Uuid::new_v5(&seat.storage, &bucket.0.to_le_bytes()),
         boot_counter: 0,
         bulk_through: 0,
     }
@@ -265,11 +295,12 @@ fn create_bucket(
     disk: &dyn Disk,
     root: &Path,
     database: Uuid,
+    seat: &Seat,
     bucket: BucketId,
 ) -> Result<(), LogError> {
     let dir = bucket_dir(root, bucket);
     disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
-    let state = first_slots(database, bucket);
+    let state = first_slots(seat, bucket);
     Slots::create(disk, &dir, LogIdentity { database, bucket }, state).map(|_| ())
 }
 

@@ -67,7 +67,7 @@ pub struct OpenedLog {
 struct Reading {
     alone: bool,
     log: OpenedLog,
-    /// Of segments that ended before all of them was known to be committed.
+    /// Full segments behind which something is committed: they will not grow any more.
     seals: Vec<SealTask>,
 }
 
@@ -137,28 +137,33 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
             && let Some(index) = good_index(&settings, number)?
             && recovery.skip_sealed(&described_segment(&index))?
         {
+            // What is behind this one is committed, and so is all before.
+            let committed = index.described().first_index - 1;
+            reading.publish(&mut publisher, committed)?;
+            reading.seals.extend(publisher.seal_active());
             for lane in index.lanes() {
                 shared.raise(actadb_model::ids::PartitionId(lane.lane), lane.next());
             }
             reading.pass(&index);
             publisher.pass_sealed(index);
-            continue;
+        } else {
+            // The index of the newest segment, if there is one, was written before a crash took
+            // back what followed it; the segment grows again.
+            let last = recovery.is_last();
+            remove_index(&settings, number, last)?;
+            let full = recovery.scan::<OpenError>(|segment, frame| {
+                let (entry, body) = entry_of(segment, frame);
+                reading.take(&mut publisher, entry, body)?;
+                Ok(())
+            })?;
+            // What the slots say was synced was committed, too.
+            reading.publish(&mut publisher, slots.state().synced_index)?;
+            if !last {
+                publisher.segment_full(full);
+            }
         }
-        // The index of the newest segment, if there is one, was written before a crash took back
-        // what followed it; the segment grows again.
-        remove_index(&settings, number, recovery.is_last())?;
-        let last = recovery.is_last();
-        let full = recovery.scan::<OpenError>(|segment, frame| {
-            let (entry, body) = entry_of(segment, frame);
-            reading.take(&mut publisher, entry, body)?;
-            Ok(())
-        })?;
-        // What the slots say was synced was committed, too.
-        reading.publish(&mut publisher, slots.state().synced_index)?;
-        if !last && !reading.log.tail.is_empty() {
-            publisher.segment_full(full);
-        } else if !last && let Some(task) = publisher.seal_rebuilt(full) {
-            filters::remove_over(&settings, number)?;
+        for task in std::mem::take(&mut reading.seals) {
+            filters::remove_over(&settings, task.segment())?;
             match task.run() {
                 Ok(index) => {
                     rebuilt.push(index.path().to_owned());
@@ -173,7 +178,6 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
     }
     filters::open(&shared);
     let recovered = recovery.finish()?;
-    unsealed.extend(reading.seals);
     let state = SlotState {
         synced_index: reading.log.committed,
         bulk_through: 0,

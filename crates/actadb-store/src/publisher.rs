@@ -310,9 +310,10 @@ impl Publisher {
         self.sealed(index);
     }
 
-    /// The task that rebuilds the index of a full segment which was published anew, while a
-    /// bucket is opened.
-    pub(crate) fn seal_rebuilt(&mut self, full: FullSegment) -> Option<SealTask> {
+    /// The task that seals the segment published last, if the log left it full, while a bucket is
+    /// opened and what is behind it is not published entry by entry.
+    pub(crate) fn seal_active(&mut self) -> Option<SealTask> {
+        let full = self.full.pop_front()?;
         let segment = self.active.take()?;
         Some(self.seal_task(full, segment))
     }

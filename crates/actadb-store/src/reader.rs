@@ -1,10 +1,14 @@
 //! Reading committed events: blocking, cloneable, never above the watermark.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use actadb_disk::disk::DiskFile;
 use actadb_index::filter::Sought;
 use actadb_index::format::group_lane;
+use actadb_log::error::Damage;
+use actadb_log::format::LogIdentity;
 use actadb_model::event::Event;
 use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::limits::PAGE_MAX_BYTES;
@@ -113,6 +117,30 @@ impl Reader {
             .filter(|s| matches!(s.index(), crate::segments::SegmentIndex::Open(_)))
             .count();
         (open, list.len() - open)
+    }
+
+    /// Whose bucket it is.
+    #[must_use]
+    pub fn identity(&self) -> LogIdentity {
+        self.shared.settings.identity
+    }
+
+    /// Numbers of the segments that hold something published, ascending.
+    #[must_use]
+    pub fn segment_numbers(&self) -> Vec<u64> {
+        self.shared.list.load().iter().map(|segment| segment.number()).collect()
+    }
+
+    pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
+        self.shared.settings.segment_path(number)
+    }
+
+    pub(crate) fn segment_file(&self, number: u64) -> Result<Arc<dyn DiskFile>, ReadError> {
+        let list = self.shared.list.load();
+        let segment = list.iter().find(|segment| segment.number() == number);
+        let path = self.segment_path(number);
+        let segment = segment.ok_or_else(|| Damage::new(&path, 0, "nothing of it is published"))?;
+        Ok(segment.file()?)
     }
 
     /// A page of a partition.

@@ -30,7 +30,7 @@ use actadb_model::ids::BucketId;
 use crate::check::BucketReport;
 use crate::error::OpenError;
 use crate::loss::Loss;
-use crate::meta::{Directory, bucket_dir, first_slots};
+use crate::meta::{Directory, Seat, bucket_dir, first_slots};
 use crate::open::{index_path, open_bucket};
 
 const COPY_BYTES: usize = 1 << 20;
@@ -200,7 +200,7 @@ impl SetAside<'_> {
         }
         // Nothing tells what of the log was synced: what can be read may lie in the cache only. A
         // start writes all above the synced index again, syncs it, and saves the true one.
-        let first = first_slots(identity.database, identity.bucket);
+        let first = first_slots(&Seat::single(identity.database), identity.bucket);
         let term = first.term.max(loss.keep.term);
         Slots::create(&**disk, dir, *identity, SlotState { synced_index: 0, term, ..first })?;
         Ok(())

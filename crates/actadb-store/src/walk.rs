@@ -283,7 +283,7 @@ pub fn walk(
             continue;
         }
         let torn = synced_index.is_some() && file.durable <= highest.index;
-        let damage = Damage::new(&file.path, 0, "a segment whose header was never synced");
+        let damage = Damage::new(&file.path, 0, "a segment whose first write was never synced");
         visit(Step::Bad { damage, segment: Some(number), torn });
     }
     if let Some(synced_index) = synced_index.filter(|synced| highest.index < *synced) {

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::executor::{Executor, read_here};
-use crate::segment_writer_actor::{Proposals, SegmentWriterActor, WantSync};
+use crate::segment_writer_actor::{Confirm, Proposals, SegmentWriterActor, WantSync};
 use crate::status::BucketBoard;
 use crate::waiting::{Waiter, Waiting};
 
@@ -79,6 +79,10 @@ impl PartitionActor {
                     self.hand_over();
                     // Full or gone: the retry is answered by its timeout, and asks again.
                     let _ = self.writer.tell(WantSync).try_send();
+                }
+                PartitionOutput::Confirm(number) => {
+                    // As above.
+                    let _ = self.writer.tell(Confirm(self.partition, number)).try_send();
                 }
                 PartitionOutput::Fetch { fetch, keys } => self.fetch(fetch, keys),
                 PartitionOutput::Answer { token, results } => self.waiting.answer(token, results),

@@ -36,6 +36,10 @@ pub(crate) struct Proposals(pub(crate) Vec<Proposal>);
 #[derive(Debug)]
 pub(crate) struct WantSync;
 
+/// Does this replica lead still? A refusal of the partition waits for the answer.
+#[derive(Debug)]
+pub(crate) struct Confirm(pub(crate) PartitionId, pub(crate) u64);
+
 /// Close the bucket for good.
 #[derive(Debug)]
 pub(crate) struct Close(pub(crate) ClosedReason);
@@ -88,7 +92,7 @@ impl SegmentWriterActor {
                 }
                 WriterOutput::Seal(task) => self.seal(task),
                 // Of a group of one nobody is behind, and nobody hears.
-                WriterOutput::Send(_) | WriterOutput::Fetch { .. } => {}
+                WriterOutput::Send(_) | WriterOutput::Fetch { .. } | WriterOutput::ReadAt(_) => {}
                 WriterOutput::ToPartition(partition, message) => {
                     self.tell_partition(partition, message);
                 }
@@ -222,6 +226,15 @@ impl Message<WantSync> for SegmentWriterActor {
 
     async fn handle(&mut self, _: WantSync, _: &mut Context<Self, ()>) {
         self.step(WriterInput::WantSync);
+    }
+}
+
+impl Message<Confirm> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, question: Confirm, _: &mut Context<Self, ()>) {
+        let Confirm(partition, number) = question;
+        self.step(WriterInput::Confirm(partition, number));
     }
 }
 

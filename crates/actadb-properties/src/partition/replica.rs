@@ -204,6 +204,8 @@ impl Replica {
         self.to_partition.push_back(FromReplica::Lead {
             epoch: self.epoch,
             next_sequence: self.next(),
+            time_ns: 0,
+            shared: false,
             tail: self.log[self.committed..].to_vec(),
         });
     }

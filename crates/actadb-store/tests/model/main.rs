@@ -393,8 +393,9 @@ fn a_lost_or_rotten_index_is_rebuilt_and_never_taken_for_absence() {
 
     // Rot inside a block is met while reading: an error, not silence.
     host.disk.damage(&indexes[0], |bytes| {
-        let last = bytes.len() - 4096;
-        bytes[last] ^= 1;
+        // The last block tells terms, the one before it keys.
+        let keys = bytes.len() - 2 * 4096;
+        bytes[keys] ^= 1;
     });
     let id = host.model.entries[0][0].events[0].id;
     let mut ids = host.model.entries.iter().flatten().flat_map(|t| &t.events).map(|e| e.id);

@@ -27,6 +27,7 @@ fn plant(disk: &SimDisk, change: fn(&mut actadb_index::open::OpenIndex, u64, u32
                 && body.segment == 2
             {
                 let place = body.offset + 16;
+                open.note_term(entry.index, entry.term);
                 change(&mut open, entry.index, place);
             }
         },
