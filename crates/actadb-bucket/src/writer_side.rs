@@ -16,6 +16,7 @@ use actadb_model::ids::PartitionId;
 use actadb_model::limits::NO_ROOM_RETRY_NS;
 use actadb_model::numbered::Numbered;
 use actadb_model::outcome::ClosedReason;
+use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
 use actadb_partition::message::FromReplica;
 use actadb_replica::consensus::Group;
@@ -415,6 +416,7 @@ impl WriterSide {
         shared: bool,
         out: &mut Vec<WriterOutput>,
     ) {
+        let tail = if made(Mistake::TailForgotten) { &[] } else { tail };
         let mut tails = match self.tails(tail) {
             Ok(tails) => tails,
             Err(what) => {

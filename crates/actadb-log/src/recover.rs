@@ -99,8 +99,8 @@ pub struct Recovered {
 
 impl Recovery {
     /// Lists the segments. A last one without a header or a first frame was allocated and not yet
-    /// begun, or its first write was torn: it is left out, and [`finish`](Self::finish) removes it unless a frame
-    /// in it proves that it held something acknowledged.
+    /// begun, or its first write was torn: it is left out, and [`finish`](Self::finish) removes it
+    /// unless something in it proves that it held what was acknowledged.
     ///
     /// # Errors
     /// A gap in the numbers, or what the device says.

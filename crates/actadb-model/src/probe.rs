@@ -36,13 +36,25 @@ pub enum Mistake {
     SkipAtHandOver,
     /// A subscription's window counts events that its filter does not take.
     WindowBeforeFilter,
+    /// A replica's messages leave before what they tell is on its disk.
+    MessagesBeforeSync,
+    /// A replica writes the entries of a term before it saves the term and its vote.
+    VoteBehindEntries,
+    /// What a leader of before told of a stream is told without asking whether it leads still.
+    ConflictNotConfirmed,
+    /// What was numbered under an earlier lead is appended under a later one.
+    OldProposalTaken,
+    /// A linearizable read is answered by a replica that did not ask the others.
+    ReadNotConfirmed,
+    /// A follower that begins to lead forgets what stands in its log and is not committed.
+    TailForgotten,
     /// A subscription looks at the number it waits for after its read instead of before.
     WakeUpLost,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::AnswerBeforeSync,
         Self::CutAtFirstBadChecksum,
         Self::UnsyncedFramesServed,
@@ -58,6 +70,12 @@ impl Mistake {
         Self::SkipAtHandOver,
         Self::WindowBeforeFilter,
         Self::WakeUpLost,
+        Self::MessagesBeforeSync,
+        Self::VoteBehindEntries,
+        Self::ConflictNotConfirmed,
+        Self::OldProposalTaken,
+        Self::ReadNotConfirmed,
+        Self::TailForgotten,
     ];
 }
 

@@ -7,6 +7,7 @@ use actadb_model::numbered::Numbered;
 use actadb_model::outcome::{
     AppendResult, Appended, AppendedEvent, Refusal, RefusedReason, Unknown,
 };
+use actadb_model::probe::{Mistake, made};
 
 use crate::message::{Output, Token};
 
@@ -160,7 +161,10 @@ impl Held {
                 out.push(Output::WantSync);
             }
             self.sync.insert((synced_until, self.next), message);
-        } else if self.confirms && message.results.iter().any(HeldResult::tells_a_version) {
+        } else if self.confirms
+            && !made(Mistake::ConflictNotConfirmed)
+            && message.results.iter().any(HeldResult::tells_a_version)
+        {
             self.confirm.insert(self.next, message);
             out.push(Output::Confirm { number: self.next });
         } else {

@@ -78,6 +78,8 @@ pub(crate) struct Ready {
 pub(crate) struct Consensus {
     raft: RawNode<Memory>,
     dice: SplitMix64,
+    /// Tells the questions of this life from those of earlier ones, whose answers may come yet.
+    life: u64,
     /// The election timeout in ticks, and the term and role it was drawn for.
     timeout: usize,
     drawn_for: (u64, StateRole),
@@ -100,6 +102,8 @@ impl Consensus {
     pub(crate) fn new(group: Group) -> Self {
         let Group { replica, voters, term, vote, committed, terms, tail, seed } = group;
         assert_eq!(terms.last_index(), committed + tail.len() as u64, "the tail is the log's end");
+        let last_term = terms.get(terms.last_index()).unwrap_or(0);
+        assert!(term >= last_term, "the slot remembers term {term}, the log has {last_term}");
         let config = Config {
             id: replica,
             election_tick: ELECTION_TICKS,
@@ -130,8 +134,9 @@ impl Consensus {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&config, memory, &logger).expect("a good configuration");
         let drawn_for = (term, StateRole::Leader);
-        let mut consensus =
-            Self { raft, dice: SplitMix64::new(seed), timeout: ELECTION_TICKS, drawn_for };
+        let mut dice = SplitMix64::new(seed);
+        let life = dice.draw();
+        let mut consensus = Self { raft, dice, life, timeout: ELECTION_TICKS, drawn_for };
         consensus.pin_timeout(false);
         consensus
     }
@@ -254,7 +259,7 @@ impl Consensus {
 
     /// Asks the group what is committed.
     pub(crate) fn read_index(&mut self, question: Question) {
-        self.raft.read_index(question.to_le_bytes().to_vec());
+        self.raft.read_index([self.life, question].map(u64::to_le_bytes).concat());
         self.pin_timeout(false);
     }
 
@@ -285,7 +290,11 @@ impl Consensus {
         let persisted_messages = peers(ready.take_persisted_messages()).collect();
         let committed: Vec<Entry> =
             ready.take_committed_entries().into_iter().map(from_engine).collect();
-        let number = |context: &[u8]| context.try_into().ok().map(u64::from_le_bytes);
+        let life = self.life.to_le_bytes();
+        let number = |context: &[u8]| {
+            let question = context.strip_prefix(&life)?.try_into().ok()?;
+            Some(u64::from_le_bytes(question))
+        };
         let reads = ready.take_read_states().into_iter();
         let reads = reads.filter_map(|read| Some((number(&read.request_ctx)?, read.index)));
         let reads = reads.collect();

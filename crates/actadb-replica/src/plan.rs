@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use actadb_model::entry::{Entry, EntryKind};
+use actadb_model::probe::{Mistake, made};
 
 use crate::consensus::Persist;
 use crate::peer::PeerMessage;
@@ -34,9 +35,14 @@ impl Plan {
     /// Adds what a `Ready` asks for.
     pub(crate) fn add(&mut self, persist: Persist) {
         let Persist { number, vote, keep, entries, messages } = persist;
-        self.steps.extend(vote.map(|(term, vote)| Step::Vote { term, vote }));
-        self.steps.extend(keep.map(Step::Truncate));
-        self.steps.extend(entries.into_iter().map(Step::Write));
+        let vote = vote.map(|(term, vote)| Step::Vote { term, vote });
+        let log = keep.map(Step::Truncate).into_iter();
+        let log = log.chain(entries.into_iter().map(Step::Write));
+        if made(Mistake::VoteBehindEntries) {
+            self.steps.extend(log.chain(vote));
+        } else {
+            self.steps.extend(vote.into_iter().chain(log));
+        }
         self.steps.push_back(Step::Report { number, messages });
     }
 

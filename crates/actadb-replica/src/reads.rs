@@ -1,8 +1,8 @@
 //! Questions for what is committed, asked of the whole group (section 6.4 of Ongaro's thesis).
 //!
-//! One question is under way at a time; what is asked meanwhile goes with the next. The engine drops
-//! a question without a word when there is no leader, or when the leader's term has no commit yet:
-//! so it is asked again with every tick until it is answered.
+//! One question is under way at a time; what is asked meanwhile goes with the next. The engine
+//! drops a question without a word when there is no leader, or when the leader's term has no commit
+//! yet: so it is asked again with every tick until it is answered.
 
 use std::collections::VecDeque;
 

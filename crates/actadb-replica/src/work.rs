@@ -54,7 +54,8 @@ impl ReplicaCore {
     pub(crate) fn do_planned(&mut self, out: &mut Vec<Output>, now: Now) {
         match self.plan.front() {
             Some(Step::Vote { term, vote }) => {
-                let values = SlotValues { term: *term, vote: *vote, ..self.saved };
+                let synced_index = self.settled();
+                let values = SlotValues { term: *term, vote: *vote, synced_index, ..self.saved };
                 self.save(values, true, out);
             }
             Some(Step::Truncate(after)) => {

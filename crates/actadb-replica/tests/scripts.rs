@@ -7,7 +7,8 @@
 //! > flush | tick | stop | written INDEX [synced N] [filled] [room A S N] | noroom
 //! > synced | allocated A S N | allocation-failed [room A S N] | saved | not-saved | failed
 //! > sealed | seal-failed | seal-noroom | want-sync | wait MS | wake | may-gather
-//! > truncated [reopened N] [room A S N] | numbered SEQUENCE SEQUENCE | unreachable REPLICA | read N
+//! > truncated [reopened N] [room A S N] | numbered SEQUENCE SEQUENCE | read N
+//! > unreachable REPLICA
 //! > fetched FIRST [TERM:INDEX…]
 //! > peer KIND from F term T [index I] [log T] [commit C] [reject H] [entries TERM:INDEX:DURABLE…]
 //! ```

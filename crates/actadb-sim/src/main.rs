@@ -17,7 +17,7 @@ use actadb_sim::trace::Trace;
 use clap::Parser;
 
 /// Every known mistake must be caught within this many seeds.
-const HUNT_SEEDS: u64 = 2_000;
+const HUNT_SEEDS: u64 = 4_000;
 
 /// Simulated worlds of ActaDB
 #[derive(Debug, Parser)]

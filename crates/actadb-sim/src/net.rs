@@ -91,6 +91,12 @@ impl SimNet {
         self.weather = Weather::default();
     }
 
+    /// A message inside a host that its receiver reads only after `ns`, and all behind it: an actor
+    /// that does not get its turn.
+    pub fn starve(&mut self, now_ns: u64, from: End, to: End, ns: u64) -> Fate {
+        Fate::At(self.in_order(from, to, now_ns + ns))
+    }
+
     /// Draws what becomes of a message that is sent now.
     pub fn send(&mut self, now_ns: u64, from: End, to: End, dice: &mut SplitMix64) -> Fate {
         let at = now_ns + delay_ns(dice);

@@ -8,6 +8,7 @@ use actadb_model::entry::Proposal;
 use actadb_model::ids::PartitionId;
 use actadb_model::keys::{Facts, Keys};
 use actadb_model::outcome::AppendResult;
+use actadb_model::probe::{Mistake, made};
 use actadb_model::transaction::Transaction;
 use actadb_partition::message::{FetchId, FromReplica, Input, Token};
 use actadb_replica::message::Work;
@@ -22,6 +23,11 @@ use crate::auditor::{Answered, Asked, Read};
 use crate::net::{End, Fate, Part, delay_ns};
 use crate::world::{Event, World};
 
+/// One message in so many to a writer's actor is read late.
+const STARVES_ONE_IN: u64 = 400;
+/// So late at the most, in nanoseconds.
+const STARVES_NS: u64 = 3_000_000_000;
+
 /// What arrives at a part of a host.
 pub(crate) enum Message {
     Append {
@@ -30,6 +36,8 @@ pub(crate) enum Message {
         transactions: Vec<Transaction>,
     },
     Read(u64),
+    /// A read that must see all that was committed when it was sent.
+    ReadIndex(u64),
     Proposal(Proposal),
     FromWriter(FromReplica),
     Fetch(PartitionId, FetchId, Keys),
@@ -53,7 +61,17 @@ impl World {
     pub(crate) fn post(&mut self, from: End, to: End, message: Message) {
         let life = self.host(to.host).lives;
         let now = self.schedule.now_ns();
-        match self.net.send(now, from, to, &mut self.dice) {
+        // Long enough for the lead to go and to come back meanwhile.
+        let starves = self.is_cluster()
+            && self.fault_one_in > 0
+            && from.host == to.host
+            && to.part == Part::Writer
+            && self.dice.one_in(STARVES_ONE_IN);
+        let fate = match starves {
+            true => self.net.starve(now, from, to, self.dice.below(STARVES_NS)),
+            false => self.net.send(now, from, to, &mut self.dice),
+        };
+        match fate {
             Fate::At(at) => self.arrives_at(at, to, life, message),
             Fate::Lost => {}
             Fate::Twice(first, second) => {
@@ -106,6 +124,13 @@ impl World {
             }
             (Part::Writer, Message::Confirm(partition, number)) => {
                 self.writer(host, WriterInput::Confirm(partition, number));
+            }
+            (Part::Writer, Message::ReadIndex(read)) => {
+                if made(Mistake::ReadNotConfirmed) {
+                    self.pool(host, Part::Pool, Message::Read(read));
+                } else {
+                    self.writer(host, WriterInput::Read(read));
+                }
             }
             (Part::Writer, Message::WantSync) => self.writer(host, WriterInput::WantSync),
             (Part::Writer, Message::Flush) => {
@@ -214,8 +239,8 @@ impl World {
                 WriterOutput::Seal(task) => {
                     self.pool(host, Part::Pool, Message::Seal(task));
                 }
-                // Nobody can send an append to a host that is alone before its partitions have heard
-                // that they lead.
+                // Nobody can send an append to a host that is alone before its partitions have
+                // heard that they lead.
                 WriterOutput::ToPartition(partition, message @ FromReplica::Lead { .. })
                     if self.hosts.len() == 1 =>
                 {
@@ -234,7 +259,8 @@ impl World {
                 WriterOutput::Moved { partitions, streams } => {
                     self.ring(host, &partitions, &streams);
                 }
-                WriterOutput::ReadAt(_) | WriterOutput::Stopped => {}
+                WriterOutput::ReadAt(read) => self.pool(host, Part::Pool, Message::Read(read)),
+                WriterOutput::Stopped => {}
             }
         }
         self.rearm(host, flushes);

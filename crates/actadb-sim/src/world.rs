@@ -11,7 +11,7 @@ use actadb_partition::message::Token;
 use actadb_replica::message::FsyncMode;
 use actadb_store::check::check_bucket;
 
-use crate::auditor::{Answered, Auditor, Read};
+use crate::auditor::{Answered, Asked, Auditor, Read};
 use crate::clients::{self, CLIENTS, Request};
 use crate::cluster::{FIRST_ELECTION_NS, PATIENCE_NS};
 use crate::faults::{self, Fault};
@@ -46,6 +46,8 @@ pub(crate) enum Event {
     Crash { host: u8, life: u64, power: bool },
     /// A client waits no longer for an answer.
     GiveUp(Token),
+    /// And for that of a read.
+    GiveUpRead(u64),
     /// The network is mended.
     Heal,
     /// A host starts.
@@ -178,9 +180,9 @@ impl World {
             rotten: 0,
         };
         world.note(format_args!(
-            "seed {seed}: {hosts} hosts, fsync {fsync:?}, payloads to {payload_max} bytes, a request \
-             every {think_ns} ns of each of {CLIENTS} clients, one fault in {fault_one_in}, tight \
-             {tight}, pool slower by {pool_slowness} ms"
+            "seed {seed}: {hosts} hosts, fsync {fsync:?}, payloads to {payload_max} bytes, a \
+             request every {think_ns} ns of each of {CLIENTS} clients, one fault in \
+             {fault_one_in}, tight {tight}, pool slower by {pool_slowness} ms"
         ));
         for host in &world.hosts {
             world.schedule.after(0, Event::Start(host.number));
@@ -265,7 +267,7 @@ impl World {
         }
         let stats =
             self.hosts.iter().filter_map(|host| Some(host.life.as_ref()?.writer_side.stats()));
-        panic!("somebody waits for ever: {:#?}", stats.collect::<Vec<_>>());
+        panic!("somebody waits for ever: {:?}", stats.collect::<Vec<_>>());
     }
 
     fn audit(&mut self) {
@@ -320,6 +322,7 @@ impl World {
                     pending.what.into_iter().for_each(|number| self.auditor.lost(number));
                 }
             }
+            Event::GiveUpRead(read) => drop(self.reads.remove(&read)),
             Event::Heal => self.net.heal(),
             Event::Answer { host, life, token, results } if life == self.host(host).lives => {
                 let pending = self.appends.remove(&token);
@@ -334,7 +337,9 @@ impl World {
                 }
             }
             Event::ReadAnswer { host, life, read, answered } if life == self.host(host).lives => {
-                let asked = self.reads.remove(&read).expect("answered once").what;
+                let pending = self.reads.remove(&read);
+                assert!(pending.is_some() || self.is_cluster(), "answered once");
+                let Some(Pending { what: asked, .. }) = pending else { return };
                 if let Some(answered) = answered {
                     self.auditor.read_answered(&asked, &answered);
                 }
@@ -384,11 +389,20 @@ impl World {
                 (Part::Partition(partition), message)
             }
             Request::Read(read) => {
-                // What was acknowledged by one host may not be known to another yet.
-                let read = if self.is_cluster() { read.without_floor() } else { read };
+                // What was acknowledged by one host may not be known to another yet; what asks for
+                // the latest must know it.
+                let latest = matches!(read.what, Asked::Version(_) | Asked::Sequence);
+                let asks = self.is_cluster() && latest;
+                let read = if self.is_cluster() && !latest { read.without_floor() } else { read };
+                if self.is_cluster() && self.fault_one_in > 0 {
+                    self.schedule.after(PATIENCE_NS, Event::GiveUpRead(id));
+                }
                 self.note(format_args!("client {client} reads {:?}", read.what));
                 self.reads.insert(id, Pending { client, host, what: read });
-                (Part::Pool, Message::Read(id))
+                match asks {
+                    true => (Part::Writer, Message::ReadIndex(id)),
+                    false => (Part::Pool, Message::Read(id)),
+                }
             }
         };
         if self.host(host).life.is_none() {
