@@ -80,6 +80,15 @@ pub const PEER_IN_FLIGHT: usize = 64;
 /// little behind.
 pub const PEER_KEPT_BYTES: usize = 8 << 20;
 
+/// Bytes that may wait to be sent to one node.
+pub const LANE_BYTES: usize = 64 << 20;
+/// Messages that may wait to be sent to one node.
+pub const LANE_FRAMES: usize = 8192;
+/// Messages from all other nodes that may wait to be read.
+pub const PEER_EVENTS: usize = 1024;
+/// Most nodes of a cluster.
+pub const NODES_MAX: u8 = 9;
+
 /// Most partitions of a database.
 pub const PARTITIONS_MAX: u16 = 4096;
 /// Default of `partition.count`.

@@ -21,8 +21,10 @@ const FLOORS: &[(&str, u32)] = &[
     ("actadb-partition", 20),
     ("actadb-replica", 20),
     ("actadb-subscription", 20),
+    ("actadb-membership", 20),
     ("actadb-store", 30),
     ("actadb-client", 30),
+    ("actadb-transport", 30),
     ("actadb-bucket", 40),
     ("actadb", 50),
     ("actadb-sim", 50),
@@ -33,8 +35,13 @@ const FLOORS: &[(&str, u32)] = &[
 ];
 
 /// Crates whose files must not name a clock, a device, a runtime or dice.
-const PURE: &[&str] =
-    &["actadb-model", "actadb-partition", "actadb-replica", "actadb-subscription"];
+const PURE: &[&str] = &[
+    "actadb-membership",
+    "actadb-model",
+    "actadb-partition",
+    "actadb-replica",
+    "actadb-subscription",
+];
 const IMPURE_WORDS: &[&str] = &["tokio", "std::time", "std::fs", "std::thread", "rand::"];
 
 /// Runs every check.

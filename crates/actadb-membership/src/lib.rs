@@ -1,0 +1,12 @@
+//! Who belongs to a cluster. Pure: no IO, no clock, nothing waits.
+//!
+//! A [static cluster](members::Members) is born once: node 0 waits until it has heard of every
+//! other node, draws the cluster's id and writes down the storage of each
+//! ([`record::Record`]) before any of them takes an entry. From then on a storage that is not the
+//! one written down is refused: a wiped disk has forgotten its votes and what it acknowledged, and
+//! must never come back as the replica it was. So is a copy: each start raises a counter, and who
+//! has seen a higher one, or the same one from another process, refuses.
+#![warn(missing_docs)]
+
+pub mod members;
+pub mod record;
