@@ -86,6 +86,10 @@ pub const LANE_BYTES: usize = 64 << 20;
 pub const LANE_FRAMES: usize = 8192;
 /// Messages from all other nodes that may wait to be read.
 pub const PEER_EVENTS: usize = 1024;
+/// Appends of other nodes that are under way on one that leads.
+pub const FORWARDED_MAX: usize = 16_384;
+/// Messages of other replicas that wait for one bucket.
+pub const BUCKET_INBOX: usize = 4096;
 /// Most nodes of a cluster.
 pub const NODES_MAX: u8 = 9;
 

@@ -170,6 +170,9 @@ pub enum Refusal {
     /// This replica does not lead its bucket.
     #[error("this node does not lead the bucket; try again")]
     NotLeader,
+    /// No leader of the bucket was found in time.
+    #[error("no majority of the nodes answers: nothing was appended; try again")]
+    NoQuorum,
     /// What the decision needs could not be read.
     #[error("{0}")]
     ReadFailed(String),

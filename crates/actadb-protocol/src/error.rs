@@ -26,6 +26,8 @@ pub enum Code {
     ReadOnly,
     /// Not now. Definite; try again.
     TryAgain,
+    /// No majority of the nodes answers. Definite; try again.
+    ClusterDown,
     /// The outcome is unknown; retry with the same event ids.
     Uncertain,
     /// No answer in time, the outcome is unknown; retry with the same event ids.
@@ -58,6 +60,7 @@ impl Code {
             Self::DiskFull => "DISKFULL",
             Self::ReadOnly => "READONLY",
             Self::TryAgain => "TRYAGAIN",
+            Self::ClusterDown => "CLUSTERDOWN",
             Self::Uncertain => "UNCERTAIN",
             Self::Timeout => "TIMEOUT",
             Self::NotFound => "NOTFOUND",
@@ -165,6 +168,7 @@ impl From<Refusal> for ErrorReply {
             | Refusal::Exhausted { .. } => Code::InvalidArg,
             Refusal::TooLarge { .. } => Code::TooLarge,
             Refusal::NoRoom => Code::DiskFull,
+            Refusal::NoQuorum => Code::ClusterDown,
             Refusal::NotLeader | Refusal::Stopping | Refusal::Busy => Code::TryAgain,
             Refusal::ReadFailed(_) => Code::ReadErr,
             Refusal::Closed(ClosedReason::Stopping) => Code::TryAgain,

@@ -71,6 +71,8 @@ pub struct Stats {
     pub leader: u64,
     /// Whether that is this one.
     pub leads: bool,
+    /// What it had at its start is published again: it may have shown that before.
+    pub serves: bool,
 }
 
 /// What the writer thread is doing.
@@ -131,6 +133,8 @@ pub struct ReplicaCore {
     pub(crate) last_time_ns: u64,
     pub(crate) written: u64,
     pub(crate) synced: u64,
+    /// The end of the log at the start: perhaps shown to readers then.
+    pub(crate) serves_from: u64,
     pub(crate) saved: SlotValues,
     /// Highest entry that somebody waits to see synced.
     pub(crate) durable_wanted: u64,
@@ -166,6 +170,7 @@ impl ReplicaCore {
             last_time_ns: start.last_time_ns,
             written: last_index,
             synced: last_index,
+            serves_from: last_index,
             saved: start.saved,
             durable_wanted: 0,
             last_sync_ns: 0,
@@ -313,6 +318,7 @@ impl ReplicaCore {
             term: self.consensus.term(),
             leader: self.consensus.leader(),
             leads: self.epoch.is_some(),
+            serves: self.consensus.applied() >= self.serves_from,
         }
     }
 

@@ -184,6 +184,8 @@ impl ReplicaCore {
         if let Busy::Truncating { after } = self.busy {
             self.written = after;
             self.synced = self.synced.min(after);
+            // What is cut off was never shown.
+            self.serves_from = self.serves_from.min(after);
             self.plan.pop();
         }
         self.room.set(room);

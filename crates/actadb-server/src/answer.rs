@@ -39,7 +39,8 @@ pub(crate) fn read_error(error: &ReadError) -> ErrorReply {
         ReadError::Corrupt(_) | ReadError::Closed { reason: ClosedReason::Corrupt(_), .. } => {
             Code::Corrupt
         }
-        ReadError::Stopping => Code::TryAgain,
+        ReadError::Stopping | ReadError::CatchingUp => Code::TryAgain,
+        ReadError::NoQuorum => Code::ClusterDown,
         ReadError::Failed(_) | ReadError::Closed { .. } => Code::ReadErr,
     };
     ErrorReply::new(code, error.to_string())
@@ -116,7 +117,7 @@ impl Context {
                 Reply::number_or_null(version.map_err(|error| read_error(&error))?)
             }
             Request::PartitionSequence(selector) => {
-                let last = database.partition_sequence(self.partition(selector));
+                let last = database.partition_sequence(self.partition(selector)).await;
                 Reply::number_or_null(last.map_err(|error| read_error(&error))?)
             }
             Request::Ping(None) => Reply::Simple("PONG".into()),
@@ -161,7 +162,7 @@ impl Context {
     pub fn event_count(&self) -> u64 {
         let partitions = (0..self.database.partitioning().partitions()).map(PartitionId);
         partitions
-            .filter_map(|partition| self.database.partition_sequence(partition).ok().flatten())
+            .filter_map(|partition| self.database.watermark(partition).ok().flatten())
             .map(|last| last + 1)
             .sum()
     }

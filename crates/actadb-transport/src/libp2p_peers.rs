@@ -119,6 +119,11 @@ impl PeerTransport for Libp2pPeers {
     fn send(&self, node: u8, frame: Frame) -> bool {
         self.lanes.send(node, frame)
     }
+
+    fn is_connected(&self, node: u8) -> bool {
+        let lane = self.lanes.0.get(usize::from(node));
+        lane.is_some_and(|lane| lane.lock().unwrap_or_else(PoisonError::into_inner).is_some())
+    }
 }
 
 /// What the tasks share.

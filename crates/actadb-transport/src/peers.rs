@@ -12,6 +12,9 @@ pub trait PeerTransport: Send + Sync + Debug {
     /// connection or no place.
     #[must_use]
     fn send(&self, node: u8, frame: Frame) -> bool;
+
+    /// Whether there is a connection to a node.
+    fn is_connected(&self, node: u8) -> bool;
 }
 
 /// Who is let in. Asked for each lane, of both sides.

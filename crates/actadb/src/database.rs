@@ -12,7 +12,7 @@ use actadb_model::limits::{FULL_SEGMENTS_MAX, INLINE_READ_EVENTS, PAGE_MAX_EVENT
 use actadb_model::names::StreamId;
 use actadb_model::outcome::{AppendError, AppendResult, Appended, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
-use actadb_store::meta::{Directory, Meta};
+use actadb_store::meta::{Directory, Meta, Seat};
 use actadb_store::open::open_bucket;
 use actadb_store::reader::{Page, Reader};
 use kameo::prelude::*;
@@ -21,6 +21,9 @@ use uuid::Uuid;
 
 use crate::bells::Bells;
 use crate::clock::Clock;
+use crate::cluster::join::join;
+use crate::cluster::links::Links;
+use crate::cluster::node_files::record_path;
 use crate::door::PartitionDoor;
 use crate::error::{OpenError, ReadError};
 use crate::executor::{Executor, read_here};
@@ -29,7 +32,7 @@ use crate::reads::{ReadPartition, ReadStream};
 use crate::scrub_board::ScrubBoard;
 use crate::segment_writer_actor::{SegmentWriterActor, Stop};
 use crate::start::{Starter, queue_size};
-use crate::status::{BucketBoard, Status};
+use crate::status::{BucketBoard, NodeStatus, Status};
 use crate::subscriptions::Counts;
 use crate::supervisor::{NodeSupervisor, SubscriptionSupervisor};
 
@@ -55,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) subscriptions: ActorRef<SubscriptionSupervisor>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) scrub: Arc<ScrubBoard>,
+    /// The way to the other nodes; `None` of a node that is alone.
+    pub(crate) links: Option<Arc<Links>>,
     /// Whether the database is being stopped; those who wait for events look at it, too.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) reads: AtomicU64,
@@ -101,15 +106,26 @@ impl Database {
     /// See [`OpenError`].
     pub async fn open_with(options: Options) -> Result<Self, OpenError> {
         let partitioning = options.partitioning()?;
-        let wanted =
-            Meta { database: Uuid::new_v4(), partitioning, segment_bytes: options.segment_bytes };
+        let joined = match &options.cluster {
+            Some(cluster) => Some(join(&options, cluster).await?),
+            None => {
+                refuse_if_in_cluster(&options)?;
+                None
+            }
+        };
+        let database = joined.as_ref().map_or_else(Uuid::new_v4, |joined| joined.record.cluster);
+        let wanted = Meta { database, partitioning, segment_bytes: options.segment_bytes };
+        let seat = match &joined {
+            Some(joined) => joined.seat.clone(),
+            None => Seat::single(database),
+        };
         let queue = queue_size(&options);
-        let fetches = usize::from(options.buckets) * (queue + FULL_SEGMENTS_MAX);
+        let fetches = usize::from(options.buckets) * (queue + FULL_SEGMENTS_MAX + FETCHES_MAX);
         let executor = Executor::new(options.execution, options.read_threads, fetches)
             .map_err(OpenError::Thread)?;
         let (disk, dir) = (options.disk.clone(), options.dir.clone());
         let directory = executor
-            .read(move || Directory::open_or_create(disk, &dir, wanted))
+            .read(move || Directory::open_or_create_seat(disk, &dir, wanted, &seat))
             .await
             .unwrap_or_else(|| panic!("opening the directory panicked"))?;
         let directory = directory
@@ -117,6 +133,12 @@ impl Database {
             .with_open_files(options.open_files)
             .with_index_cache(options.index_cache_bytes);
         let directory = Arc::new(directory);
+        if joined.is_some() && directory.meta().database != database {
+            return Err(OpenError::Cluster(format!(
+                "{} holds a database of its own and not this cluster's; nothing is changed",
+                options.dir.display()
+            )));
+        }
 
         let mut opened = Vec::new();
         for bucket in partitioning.all_buckets() {
@@ -136,6 +158,7 @@ impl Database {
             supervisor: NodeSupervisor::spawn(NodeSupervisor::default()),
             executor,
             options,
+            joined,
         };
         starter.start(directory, opened).await
     }
@@ -212,6 +235,21 @@ impl Database {
         connection: u64,
         group: Vec<Transaction>,
     ) -> Vec<AppendResult> {
+        match &self.inner.links {
+            Some(links) => {
+                Box::pin(self.append_in_cluster(links, partition, connection, group)).await
+            }
+            None => self.append_here(partition, connection, group).await,
+        }
+    }
+
+    /// Appends to a partition that this node leads.
+    pub(crate) async fn append_here(
+        &self,
+        partition: PartitionId,
+        connection: u64,
+        group: Vec<Transaction>,
+    ) -> Vec<AppendResult> {
         let count = group.len();
         let Some(Some(door)) = self.inner.doors.get(usize::from(partition.0)) else {
             let reason = self.bucket_of(partition).board.closed();
@@ -260,7 +298,7 @@ impl Database {
     }
 
     /// The latest version of a stream, `None` when it has no events. The key is needed only when
-    /// it is not the stream's default one.
+    /// it is not the stream's default one. Linearizable: among several nodes, the others are asked.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -270,19 +308,34 @@ impl Database {
         partition_key: Option<PartitionKey>,
     ) -> Result<Option<u64>, ReadError> {
         let partition = self.partition_of_stream(&stream, partition_key);
+        self.read_index(partition).await?;
         let read = move |reader: &Reader| reader.stream_head(stream.as_str(), partition);
         let head = self.read(partition, 1, read).await?;
         Ok(head.map(|head| head.version))
     }
 
-    /// The last committed sequence of a partition, `None` when it has no events.
+    /// The last committed sequence of a partition, `None` when it has no events. Linearizable:
+    /// among several nodes, the others are asked.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn partition_sequence(&self, partition: PartitionId) -> Result<Option<u64>, ReadError> {
+    pub async fn partition_sequence(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Option<u64>, ReadError> {
         let reader = self.reader(partition)?;
+        self.read_index(partition).await?;
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
         Ok(reader.next_sequence(partition).checked_sub(1))
+    }
+
+    /// The last sequence of a partition that can be read on this node, `None` when there is none.
+    /// Among several nodes there may be later ones.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn watermark(&self, partition: PartitionId) -> Result<Option<u64>, ReadError> {
+        Ok(self.reader(partition)?.next_sequence(partition).checked_sub(1))
     }
 
     /// Counts of partitions and buckets.
@@ -322,7 +375,30 @@ impl Database {
             delivered_events: self.inner.counts.delivered.load(Ordering::Relaxed),
             blocked_reads: self.inner.counts.blocked.load(Ordering::Relaxed),
             scrub: self.inner.scrub.status(),
+            nodes: self.nodes(),
         }
+    }
+
+    /// The nodes of the cluster, as this one knows them.
+    fn nodes(&self) -> Vec<NodeStatus> {
+        let (Some(links), Some(cluster)) = (&self.inner.links, &self.inner.options.cluster) else {
+            return Vec::new();
+        };
+        let members = links.door.members();
+        let status = |(number, peer_address): (usize, &String)| {
+            let node = number as u8;
+            let is_this = node == links.node;
+            let hello = if is_this { Some(members.hello()) } else { members.seen().get(&node) };
+            NodeStatus {
+                node,
+                is_this,
+                client_address: hello.map(|h| h.client_address.clone()).unwrap_or_default(),
+                peer_address: peer_address.clone(),
+                connected: is_this || links.is_connected(node),
+                version: hello.map(|h| h.version.clone()).unwrap_or_default(),
+            }
+        };
+        cluster.peers.iter().enumerate().map(status).collect()
     }
 
     /// Stops: refuses new appends, waits for those in flight, syncs and saves. Reads of other
@@ -368,6 +444,9 @@ impl Database {
         }
         let bucket = self.bucket_of(partition);
         match &bucket.parts {
+            Some(_) if self.inner.links.is_some() && !bucket.board.serves() => {
+                Err(ReadError::CatchingUp)
+            }
             Some(parts) => Ok(parts.reader.clone()),
             None => Err(ReadError::Closed {
                 bucket: bucket.board.bucket.0,
@@ -400,6 +479,23 @@ impl Database {
         self.inner.read_events.fetch_add(events as u64, Ordering::Relaxed);
     }
 }
+
+/// A node's directory is of no use to anyone else: alone it would forget what the others know.
+fn refuse_if_in_cluster(options: &Options) -> Result<(), OpenError> {
+    let path = record_path(&options.dir);
+    match options.disk.exists(&path) {
+        Ok(true) => Err(OpenError::Options(format!(
+            "{} belongs to a node of a cluster ({}): set cluster.peers and cluster.node_index",
+            options.dir.display(),
+            path.display()
+        ))),
+        // What else is wrong with the directory is told by who opens it.
+        _ => Ok(()),
+    }
+}
+
+/// Reads of old entries for other nodes that may be under way for one bucket.
+pub(crate) const FETCHES_MAX: usize = 64;
 
 /// How long a bucket may take to write, sync and save when it stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);

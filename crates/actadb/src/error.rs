@@ -13,6 +13,9 @@ pub enum OpenError {
     /// The directory.
     #[error(transparent)]
     Store(#[from] actadb_store::error::OpenError),
+    /// This node cannot be one of its cluster.
+    #[error("{0}")]
+    Cluster(String),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -38,6 +41,12 @@ pub enum ReadError {
     /// The database is being stopped.
     #[error("the server is stopping")]
     Stopping,
+    /// A majority of the nodes did not answer in time.
+    #[error("no majority of the nodes answers; try again")]
+    NoQuorum,
+    /// After a start, this node does not yet know what it had shown before.
+    #[error("this node is catching up after its start; try again")]
+    CatchingUp,
     /// The bucket did not open.
     #[error("bucket {bucket} is closed: {reason}")]
     Closed {

@@ -10,6 +10,7 @@ use actadb_model::ids::Partitioning;
 use actadb_model::limits;
 pub use actadb_replica::message::FsyncMode;
 
+use crate::cluster::options::ClusterOptions;
 use crate::error::OpenError;
 
 /// Default of `bucket.count`, chosen by measurement: see `docs/BENCHMARKS.md`.
@@ -61,6 +62,8 @@ pub struct Options {
     /// From the beginning of one such round to the beginning of the next; the first one begins
     /// at the start.
     pub scrub_interval: Duration,
+    /// The cluster this node belongs to; `None` for a node that is alone.
+    pub cluster: Option<ClusterOptions>,
     /// Where jobs run.
     pub execution: Execution,
     /// The device.
@@ -96,6 +99,7 @@ impl Options {
             read_threads: 4,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
             scrub_interval: Duration::from_secs(SCRUB_INTERVAL_HOURS_DEFAULT * 3600),
+            cluster: None,
             execution: Execution::Threads,
             disk: Arc::new(OsDisk),
         }

@@ -1,16 +1,19 @@
 //! One bucket's writer: consensus and publishing, with one piece of disk work in flight.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actadb_bucket::writer_side::{WriterInput, WriterOutput, WriterSide};
 use actadb_model::entry::Proposal;
 use actadb_model::ids::PartitionId;
+use actadb_model::limits::PEER_MESSAGE_BYTES;
 use actadb_model::outcome::ClosedReason;
 use actadb_model::time::Now;
 use actadb_partition::message::FromReplica;
+use actadb_replica::peer::PeerMessage;
+use actadb_store::entries::EntryReader;
 use actadb_store::publisher::SealTask;
 use kameo::error::Infallible;
 use kameo::mailbox::Signal;
@@ -20,6 +23,8 @@ use tokio::time::sleep_until;
 
 use crate::bells::Bells;
 use crate::clock::Clock;
+use crate::cluster::links::Links;
+use crate::cluster::topology_actor::FromPeer;
 use crate::executor::{Command, Executor, WriterThread};
 use crate::status::BucketBoard;
 
@@ -39,6 +44,10 @@ pub(crate) struct WantSync;
 /// Does this replica lead still? A refusal of the partition waits for the answer.
 #[derive(Debug)]
 pub(crate) struct Confirm(pub(crate) PartitionId, pub(crate) u64);
+
+/// Tell when everything is published here that is committed in the group now.
+#[derive(Debug)]
+pub(crate) struct ReadIndex(pub(crate) oneshot::Sender<()>);
 
 /// Close the bucket for good.
 #[derive(Debug)]
@@ -69,9 +78,25 @@ pub(crate) struct SegmentWriterActor {
     pub(crate) gathered: bool,
     pub(crate) partitions: HashMap<PartitionId, mpsc::Sender<FromReplica>>,
     pub(crate) sealed: (mpsc::Sender<WriterInput>, mpsc::Receiver<WriterInput>),
+    /// The way to the other replicas; `None` of a node that is alone.
+    pub(crate) peers: Option<Peers>,
+    /// Those who asked what is committed, by number.
+    pub(crate) readers: HashMap<u64, oneshot::Sender<()>>,
+    pub(crate) next_reader: u64,
     pub(crate) stopping: Vec<oneshot::Sender<()>>,
     /// Kept for its memory.
     pub(crate) outputs: Vec<WriterOutput>,
+}
+
+/// The other replicas of a bucket.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) links: Arc<Links>,
+    pub(crate) inbox: mpsc::Receiver<FromPeer>,
+    /// Reads old entries for those that are behind.
+    pub(crate) entries: Arc<Mutex<EntryReader>>,
+    /// Replicas that a message did not reach.
+    pub(crate) unreachable: BTreeSet<u64>,
 }
 
 impl SegmentWriterActor {
@@ -80,6 +105,13 @@ impl SegmentWriterActor {
     }
 
     fn step_at(&mut self, now: Now, input: WriterInput) {
+        self.step_once(now, input);
+        while let Some(replica) = self.peers.as_mut().and_then(|p| p.unreachable.pop_first()) {
+            self.step_once(now, WriterInput::Unreachable(replica));
+        }
+    }
+
+    fn step_once(&mut self, now: Now, input: WriterInput) {
         let mut outputs = std::mem::take(&mut self.outputs);
         let done = matches!(input, WriterInput::Done(_));
         self.side.step(now, input, &mut outputs);
@@ -91,8 +123,13 @@ impl SegmentWriterActor {
                     let _ = self.thread.work.try_send(Command::Work(work));
                 }
                 WriterOutput::Seal(task) => self.seal(task),
-                // Of a group of one nobody is behind, and nobody hears.
-                WriterOutput::Send(_) | WriterOutput::Fetch { .. } | WriterOutput::ReadAt(_) => {}
+                WriterOutput::Send(message) => self.send(&message),
+                WriterOutput::Fetch { first, end } => self.fetch_entries(first, end),
+                WriterOutput::ReadAt(number) => {
+                    if let Some(reader) = self.readers.remove(&number) {
+                        let _ = reader.send(());
+                    }
+                }
                 WriterOutput::ToPartition(partition, message) => {
                     self.tell_partition(partition, message);
                 }
@@ -120,6 +157,35 @@ impl SegmentWriterActor {
             Err(mpsc::error::TrySendError::Full(_)) => {
                 panic!("the queue to partition {partition} is sized by the permits")
             }
+        }
+    }
+
+    fn send(&mut self, message: &PeerMessage) {
+        let Some(peers) = &mut self.peers else { return };
+        if !peers.links.send_replica(self.board.bucket, message) {
+            peers.unreachable.insert(message.to);
+        }
+    }
+
+    fn fetch_entries(&self, first: u64, end: u64) {
+        let Some(peers) = &self.peers else { return };
+        let (entries, answer) = (peers.entries.clone(), self.sealed.0.clone());
+        let bucket = self.board.bucket.0;
+        let read = move || {
+            let mut reader = entries.lock().unwrap_or_else(PoisonError::into_inner);
+            let read = reader.read(first, end, PEER_MESSAGE_BYTES);
+            read.unwrap_or_else(|error| {
+                tracing::error!(bucket, first, %error, "entries for another node cannot be read");
+                Vec::new()
+            })
+        };
+        let job = move || {
+            // One that panics must not keep the question open for ever.
+            let entries = catch_unwind(AssertUnwindSafe(read)).unwrap_or_default();
+            let _ = answer.try_send(WriterInput::Fetched { first, entries });
+        };
+        if !self.executor.submit(job) {
+            let _ = self.sealed.0.try_send(WriterInput::Fetched { first, entries: Vec::new() });
         }
     }
 
@@ -151,6 +217,14 @@ impl SegmentWriterActor {
             }
         });
         assert!(taken, "the pool's queue has room for the seals");
+    }
+}
+
+/// What another replica says next; never, of a node that is alone.
+async fn hear(peers: &mut Option<Peers>) -> Option<FromPeer> {
+    match peers {
+        Some(peers) => peers.inbox.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -203,6 +277,10 @@ impl Actor for SegmentWriterActor {
                     }
                 },
                 Some(input) = self.sealed.1.recv() => self.step(input),
+                Some(from) = hear(&mut self.peers) => self.step(match from {
+                    FromPeer::Message(message) => WriterInput::Peer(message),
+                    FromPeer::Lost(replica) => WriterInput::Unreachable(replica),
+                }),
                 signal = mailbox.recv() => return Ok(signal),
                 () = tick => self.step(WriterInput::Tick),
             }
@@ -235,6 +313,18 @@ impl Message<Confirm> for SegmentWriterActor {
     async fn handle(&mut self, question: Confirm, _: &mut Context<Self, ()>) {
         let Confirm(partition, number) = question;
         self.step(WriterInput::Confirm(partition, number));
+    }
+}
+
+impl Message<ReadIndex> for SegmentWriterActor {
+    type Reply = ();
+
+    async fn handle(&mut self, ReadIndex(answer): ReadIndex, _: &mut Context<Self, ()>) {
+        // Those who gave up need no answer.
+        self.readers.retain(|_, reader| !reader.is_closed());
+        self.next_reader += 1;
+        self.readers.insert(self.next_reader, answer);
+        self.step(WriterInput::Read(self.next_reader));
     }
 }
 

@@ -1,35 +1,40 @@
 //! Starting a database: its actors over the buckets that were opened.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use actadb_bucket::partition_side::PartitionSide;
 use actadb_bucket::writer_side::{WriterSide, WriterStart};
 use actadb_model::ids::{BucketId, PartitionId};
-use actadb_model::limits::{FULL_SEGMENTS_MAX, PERMIT_MIN_BYTES};
+use actadb_model::limits::{BUCKET_INBOX, FULL_SEGMENTS_MAX, PERMIT_MIN_BYTES};
 use actadb_model::outcome::ClosedReason;
 use actadb_partition::core::{Rules, Start};
+use actadb_store::entries::EntryReader;
 use actadb_store::meta::{Directory, Meta};
 use actadb_store::open::OpenedBucket;
 use actadb_store::reader::Reader;
 use kameo::prelude::*;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::bells::Bells;
 use crate::clock::Clock;
-use crate::database::{BucketHandle, BucketParts, Database, Inner};
+use crate::cluster::join::Joined;
+use crate::cluster::links::Links;
+use crate::cluster::topology_actor::{FromPeer, TopologyActor};
+use crate::database::{BucketHandle, BucketParts, Database, FETCHES_MAX, Inner};
 use crate::door::PartitionDoor;
 use crate::error::OpenError;
 use crate::executor::Executor;
 use crate::options::Options;
 use crate::partition_actor::PartitionActor;
 use crate::scrub_actor::start_scrub;
-use crate::segment_writer_actor::SegmentWriterActor;
+use crate::segment_writer_actor::{Peers, SegmentWriterActor};
 use crate::status::BucketBoard;
 use crate::supervisor::{
-    NodeSupervisor, StartBucket, StartPartition, StartSubscriptions, StartWriter,
+    NodeSupervisor, StartBucket, StartPartition, StartSubscriptions, StartTopology, StartWriter,
 };
 use crate::waiting::Waiting;
 
@@ -48,6 +53,8 @@ pub(crate) struct Starter {
     pub(crate) executor: Executor,
     pub(crate) queue: usize,
     pub(crate) supervisor: ActorRef<NodeSupervisor>,
+    /// The cluster, if there is one.
+    pub(crate) joined: Option<Joined>,
 }
 
 /// What the actors of a bucket share with others.
@@ -56,13 +63,15 @@ struct Around<'a> {
     bells: &'a Arc<Bells>,
     /// Readers of the other buckets.
     others: Arc<Vec<Reader>>,
+    /// The other replicas of the bucket, if there are any, and what they say.
+    peers: Option<(Arc<Links>, mpsc::Receiver<FromPeer>)>,
 }
 
 pub(crate) type Opened = (BucketId, Option<Result<OpenedBucket, actadb_store::error::OpenError>>);
 
 impl Starter {
     pub(crate) async fn start(
-        self,
+        mut self,
         directory: Arc<Directory>,
         opened: Vec<Opened>,
     ) -> Result<Database, OpenError> {
@@ -75,6 +84,9 @@ impl Starter {
             })
             .collect();
         let mut buckets = Vec::new();
+        let mut inboxes = Vec::new();
+        let joined = self.joined.take();
+        let links = joined.as_ref().map(|joined| joined.links.clone());
         let mut doors = vec![None; usize::from(partitioning.partitions())];
         for (bucket, outcome) in opened {
             let partitions: Vec<PartitionId> = partitioning.partitions_of(bucket).collect();
@@ -85,7 +97,10 @@ impl Starter {
                     report(bucket, &found);
                     let others = readers.iter().filter(|(b, _)| *b != bucket);
                     let others = Arc::new(others.map(|(_, reader)| reader.clone()).collect());
-                    let around = Around { board: &board, bells: &bells, others };
+                    let (inbox, messages) = mpsc::channel(BUCKET_INBOX);
+                    inboxes.push(Some(inbox));
+                    let peers = links.clone().map(|links| (links, messages));
+                    let around = Around { board: &board, bells: &bells, others, peers };
                     Some(self.start_bucket(found, &directory, around, &mut doors).await?)
                 }
                 // Whatever keeps one bucket from opening is no reason to stop the others.
@@ -96,10 +111,12 @@ impl Starter {
                         true => ClosedReason::Corrupt(what),
                         false => ClosedReason::NotOpened(what),
                     });
+                    inboxes.push(None);
                     None
                 }
                 None => {
                     board.close(&ClosedReason::Panicked("opening the bucket".into()));
+                    inboxes.push(None);
                     None
                 }
             };
@@ -108,6 +125,18 @@ impl Starter {
         let scrub = start_scrub(&self.options, &self.executor, &self.supervisor, readers).await;
         let lost = |_| OpenError::Options("the supervisor is gone".into());
         let subscriptions = self.supervisor.ask(StartSubscriptions).await.map_err(|_| lost(()))?;
+        if let Some(Joined { links, events, .. }) = joined {
+            let topology = TopologyActor {
+                links,
+                events,
+                buckets: inboxes,
+                doors: doors.clone(),
+                append_timeout: self.options.append_timeout,
+                forwarded: JoinSet::new(),
+            };
+            let start = StartTopology(Box::new(topology));
+            self.supervisor.ask(start).await.map_err(|_| lost(()))?;
+        }
         let inner = Inner {
             meta: self.meta,
             options: self.options,
@@ -120,6 +149,7 @@ impl Starter {
             counts: Arc::default(),
             supervisor: self.supervisor,
             scrub,
+            links,
             stopping: watch::Sender::new(false),
             reads: AtomicU64::new(0),
             read_events: AtomicU64::new(0),
@@ -132,7 +162,7 @@ impl Starter {
         &self,
         opened: OpenedBucket,
         directory: &Arc<Directory>,
-        Around { board, bells, others }: Around<'_>,
+        Around { board, bells, others, peers }: Around<'_>,
         doors: &mut [Option<PartitionDoor>],
     ) -> Result<BucketParts, OpenError> {
         let options = &self.options;
@@ -173,7 +203,15 @@ impl Starter {
             thread_gone: false,
             gathered: false,
             partitions: to_partitions,
-            sealed: mpsc::channel(FULL_SEGMENTS_MAX + unsealed + 2),
+            sealed: mpsc::channel(FULL_SEGMENTS_MAX + unsealed + FETCHES_MAX),
+            peers: peers.map(|(links, inbox)| Peers {
+                links,
+                inbox,
+                entries: Arc::new(Mutex::new(EntryReader::new(reader.clone()))),
+                unreachable: BTreeSet::new(),
+            }),
+            readers: HashMap::new(),
+            next_reader: 0,
             stopping: Vec::new(),
             outputs: Vec::new(),
         };

@@ -10,6 +10,7 @@ use actadb_partition::core::Stats as PartitionStats;
 use actadb_replica::core::Stats as ReplicaStats;
 use uuid::Uuid;
 
+use crate::cluster::links::node_of;
 use crate::metrics::{ENTRY_EVENTS, Histogram, HistogramValue, SYNC_SECONDS};
 pub use crate::scrub_board::ScrubStatus;
 
@@ -40,6 +41,25 @@ pub struct Status {
     pub blocked_reads: u64,
     /// The scrub of sealed segments.
     pub scrub: ScrubStatus,
+    /// The nodes of the cluster; empty of a node that is alone.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// One node of a cluster, as this one knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its number.
+    pub node: u8,
+    /// Whether it is this one.
+    pub is_this: bool,
+    /// Where clients reach it, as it said; empty when it was never heard of.
+    pub client_address: String,
+    /// Where other nodes reach it.
+    pub peer_address: String,
+    /// Whether frames to it are sent now.
+    pub connected: bool,
+    /// Version of its program.
+    pub version: String,
 }
 
 impl Status {
@@ -99,6 +119,16 @@ pub struct BucketStatus {
     pub held: usize,
     /// How long the oldest of them has waited, in nanoseconds.
     pub oldest_held_ns: u64,
+    /// Consensus term.
+    pub term: u64,
+    /// The node that leads, `None` when none is known to.
+    pub leader: Option<u8>,
+    /// Whether that is this node.
+    pub leads: bool,
+    /// Last entry in the log here, and last one known to be committed.
+    pub last_entry: u64,
+    /// See `last_entry`.
+    pub committed_entry: u64,
     /// Messages that wait for facts from the disk.
     pub parked: usize,
     /// Stream heads in memory.
@@ -155,6 +185,16 @@ impl BucketBoard {
             }
             *closed = Some(reason.clone());
         }
+    }
+
+    /// The replica that leads as far as this one knows, 0 when it knows of none.
+    pub(crate) fn leader(&self) -> u64 {
+        lock(&self.writer).1.leader
+    }
+
+    /// Whether all is published that this replica may have shown before its start.
+    pub(crate) fn serves(&self) -> bool {
+        lock(&self.writer).1.serves
     }
 
     pub(crate) fn no_room(&self) -> bool {
@@ -214,6 +254,11 @@ impl BucketBoard {
             permits_in_use,
             held: partitions.iter().map(|stats| stats.held).sum(),
             oldest_held_ns: oldest.map_or(0, |oldest| now_ns.saturating_sub(oldest)),
+            term: replica.term,
+            leader: node_of(replica.leader),
+            leads: replica.leads,
+            last_entry: replica.written,
+            committed_entry: replica.committed,
             parked: partitions.iter().map(|stats| stats.parked).sum(),
             heads: partitions.iter().map(|stats| stats.heads).sum(),
             damaged,

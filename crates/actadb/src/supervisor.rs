@@ -11,6 +11,7 @@ use kameo::mailbox;
 use kameo::prelude::*;
 use kameo::supervision::RestartPolicy;
 
+use crate::cluster::topology_actor::TopologyActor;
 use crate::partition_actor::PartitionActor;
 use crate::scrub_actor::ScrubActor;
 use crate::segment_writer_actor::{Close, SegmentWriterActor};
@@ -21,6 +22,7 @@ use crate::status::BucketBoard;
 pub(crate) struct NodeSupervisor {
     buckets: HashMap<ActorId, (ActorRef<BucketSupervisor>, Arc<BucketBoard>)>,
     scrub: Option<ActorId>,
+    topology: Option<ActorId>,
 }
 
 /// Watches the subscriptions, which are linked to it: it keeps nothing of those that ended.
@@ -45,6 +47,10 @@ pub(crate) struct StartBucket(pub(crate) Arc<BucketBoard>);
 /// Start the scrub of all buckets.
 #[derive(Debug)]
 pub(crate) struct StartScrub(pub(crate) Box<ScrubActor>);
+
+/// Start the actor that hears the other nodes.
+#[derive(Debug)]
+pub(crate) struct StartTopology(pub(crate) Box<TopologyActor>);
 
 /// Start the supervisor of the subscriptions.
 #[derive(Debug)]
@@ -105,6 +111,11 @@ impl Actor for NodeSupervisor {
         {
             board.close(&ClosedReason::Panicked(format!("the bucket's supervisor: {how}")));
         }
+        if self.topology == Some(id)
+            && let Some(how) = how(&reason)
+        {
+            tracing::error!(how, "this node hears no others any more: restart the process");
+        }
         if self.scrub == Some(id)
             && let Some(how) = how(&reason)
         {
@@ -134,6 +145,18 @@ impl Message<StartScrub> for NodeSupervisor {
 
     async fn handle(&mut self, StartScrub(child): StartScrub, context: &mut Context<Self, ()>) {
         self.scrub = Some(supervise(context.actor_ref(), *child, 1).await.id());
+    }
+}
+
+impl Message<StartTopology> for NodeSupervisor {
+    type Reply = ();
+
+    async fn handle(
+        &mut self,
+        StartTopology(child): StartTopology,
+        context: &mut Context<Self, ()>,
+    ) {
+        self.topology = Some(supervise(context.actor_ref(), *child, 1).await.id());
     }
 }
 

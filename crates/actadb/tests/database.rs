@@ -77,7 +77,7 @@ async fn append_read_close_and_open_again() {
             let found = database.get(id).await.expect("reads").expect("there");
             assert_eq!(found.as_ref(), page.events[3].as_ref());
             let partition = page.events[0].partition();
-            assert_eq!(database.partition_sequence(partition), Ok(Some(49)));
+            assert_eq!(database.partition_sequence(partition).await, Ok(Some(49)));
             let read = ReadPartition::all(partition).from(10).to(12).reverse();
             let page = database.read_partition(read).await.expect("reads");
             let sequences: Vec<_> = page.events.iter().map(|e| e.sequence()).collect();

@@ -109,7 +109,7 @@ async fn one_hand_over(database: &Database, dice: &mut SplitMix64) {
             (Topics::Streams(vec![(stream(n), None)]), version.map_or(0, |v| v + 1), true)
         }
         1 => {
-            let last = database.partition_sequence(partition).expect("reads");
+            let last = database.partition_sequence(partition).await.expect("reads");
             (Topics::Partition(partition), last.map_or(0, |s| s + 1), false)
         }
         _ => {
@@ -147,7 +147,8 @@ async fn follow_all(database: &Database, dice: &mut SplitMix64) {
     let mut positions = BTreeMap::new();
     let mut expected: BTreeMap<PartitionId, Option<u64>> = BTreeMap::new();
     for partition in partitions {
-        let next = database.partition_sequence(partition).expect("reads").map_or(0, |s| s + 1);
+        let next =
+            database.partition_sequence(partition).await.expect("reads").map_or(0, |s| s + 1);
         let begins = dice.one_in(2).then(|| next - dice.below(next.min(20) + 1));
         if let Some(begins) = begins {
             positions.insert(partition.to_string(), begins);

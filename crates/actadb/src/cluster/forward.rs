@@ -1,0 +1,124 @@
+//! Appends and reads of a node among several: to the leader, and back.
+
+use actadb_model::ids::PartitionId;
+use actadb_model::outcome::{AppendError, AppendResult, Refusal, Unknown};
+use actadb_model::transaction::Transaction;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::bells::{Bell, Place};
+use crate::cluster::links::{Links, node_of};
+use crate::database::Database;
+use crate::error::ReadError;
+use crate::segment_writer_actor::ReadIndex;
+
+/// How soon an append that found no leader looks for one again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Whether nothing was appended, because somebody else leads or nobody does.
+fn not_the_leader(results: &[AppendResult]) -> bool {
+    let refused =
+        |result: &AppendResult| matches!(result, Err(AppendError::Refused(Refusal::NotLeader)));
+    !results.is_empty() && results.iter().all(refused)
+}
+
+impl Database {
+    /// Appends wherever the partition's bucket is led. A refusal because the lead has moved is
+    /// definite, so it is asked for again until its time is over.
+    pub(crate) async fn append_in_cluster(
+        &self,
+        links: &Links,
+        partition: PartitionId,
+        connection: u64,
+        group: Vec<Transaction>,
+    ) -> Vec<AppendResult> {
+        let deadline = Instant::now() + self.inner.options.append_timeout;
+        let count = group.len();
+        loop {
+            let leader = node_of(self.bucket_of(partition).board.leader());
+            let results = match leader {
+                None => vec![Err(Refusal::NotLeader.into()); count],
+                Some(node) if node == links.node => {
+                    self.append_here(partition, connection, group.clone()).await
+                }
+                Some(node) => {
+                    self.append_there(links, node, partition, connection, group.clone(), deadline)
+                        .await
+                }
+            };
+            if !not_the_leader(&results) {
+                return results;
+            }
+            if Instant::now() + LOOK_AGAIN >= deadline || *self.inner.stopping.borrow() {
+                return vec![Err(Refusal::NoQuorum.into()); count];
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn append_there(
+        &self,
+        links: &Links,
+        node: u8,
+        partition: PartitionId,
+        connection: u64,
+        group: Vec<Transaction>,
+        deadline: Instant,
+    ) -> Vec<AppendResult> {
+        let count = group.len();
+        let bucket = self.partitioning().bucket_of(partition);
+        let Some(answer) = links.forward(node, bucket, partition, connection, group) else {
+            return vec![Err(Refusal::NotLeader.into()); count];
+        };
+        let results = match timeout_at(deadline, answer).await {
+            Ok(Ok(results)) if results.len() == count => results,
+            Ok(_lost) => return vec![Err(Unknown::Uncertain.into()); count],
+            Err(_elapsed) => return vec![Err(Unknown::Timeout.into()); count],
+        };
+        let last = results.iter().flatten().map(|appended| appended.last_sequence()).max();
+        if let Some(last) = last {
+            // What a client was told it can read here, too.
+            self.published(partition, last, deadline).await;
+        }
+        results
+    }
+
+    /// Waits until a sequence can be read on this node, but not longer than `deadline`.
+    async fn published(&self, partition: PartitionId, sequence: u64, deadline: Instant) {
+        let Ok(reader) = self.reader(partition) else { return };
+        let bell = Arc::new(Bell::default());
+        let bells = &self.bucket_of(partition).bells;
+        let _hung = bells.hang(&bell, vec![Place::Partition(partition)]);
+        loop {
+            let seen = bell.number();
+            if reader.next_sequence(partition) > sequence {
+                return;
+            }
+            tokio::select! {
+                () = bell.moved_from(seen) => {}
+                () = sleep_until(deadline) => return,
+            }
+        }
+    }
+
+    /// Waits until everything is published here that was committed in the group when this was
+    /// called. On a node that is alone that is always so.
+    pub(crate) async fn read_index(&self, partition: PartitionId) -> Result<(), ReadError> {
+        if self.inner.links.is_none() {
+            return Ok(());
+        }
+        self.reader(partition)?;
+        let Some(parts) = &self.bucket_of(partition).parts else { return Ok(()) };
+        let (sender, answer) = oneshot::channel();
+        let deadline = Instant::now() + self.inner.options.append_timeout;
+        let asked = parts.writer.tell(ReadIndex(sender)).await;
+        let answered = async {
+            asked.map_err(|_| ReadError::NoQuorum)?;
+            answer.await.map_err(|_| ReadError::NoQuorum)
+        };
+        timeout_at(deadline, answered).await.unwrap_or(Err(ReadError::NoQuorum))
+    }
+}

@@ -1,0 +1,141 @@
+//! What the rest of the crate knows of the other nodes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use actadb_membership::members::Members;
+use actadb_membership::record::{Hello, Record};
+use actadb_model::ids::{BucketId, PartitionId};
+use actadb_model::outcome::AppendResult;
+use actadb_model::transaction::Transaction;
+use actadb_replica::peer::PeerMessage;
+use actadb_transport::frame::{Frame, FrameKind};
+use actadb_transport::peers::{Admission, PeerTransport};
+use tokio::sync::{Notify, oneshot};
+
+use crate::cluster::wire::{AppendRequest, AppendResponse};
+
+/// The members, where the network asks who is let in.
+#[derive(Debug)]
+pub(crate) struct Door {
+    members: Mutex<Members>,
+    /// Somebody was let in, or the cluster was formed.
+    pub(crate) moved: Notify,
+}
+
+impl Door {
+    pub(crate) fn new(members: Members) -> Self {
+        Self { members: Mutex::new(members), moved: Notify::new() }
+    }
+
+    pub(crate) fn members(&self) -> MutexGuard<'_, Members> {
+        // A panic between lock and unlock leaves whole values: they are only assigned.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission for Door {
+    fn introduce(&self) -> (Hello, Option<Record>) {
+        let members = self.members();
+        (members.hello().clone(), members.record().cloned())
+    }
+
+    fn admit(&self, hello: &Hello, record: Option<&Record>) -> Result<(), String> {
+        let mut members = self.members();
+        if let Some(record) = record {
+            members.formed(record.clone()).map_err(|refusal| refusal.to_string())?;
+        }
+        members.admit(hello).map_err(|refusal| refusal.to_string())?;
+        self.moved.notify_one();
+        Ok(())
+    }
+}
+
+/// Appends that were forwarded and are not answered: the node that was asked, and who waits.
+type Pending = HashMap<u64, (u8, oneshot::Sender<Vec<AppendResult>>)>;
+
+/// The way to the other nodes.
+#[derive(Debug)]
+pub(crate) struct Links {
+    /// This node's number.
+    pub(crate) node: u8,
+    pub(crate) door: Arc<Door>,
+    transport: Arc<dyn PeerTransport>,
+    pending: Mutex<Pending>,
+    next_token: AtomicU64,
+}
+
+/// The replica of a node has its number plus one: 0 is nobody.
+pub(crate) fn replica_of(node: u8) -> u64 {
+    u64::from(node) + 1
+}
+
+/// The node of a replica; `None` for nobody.
+pub(crate) fn node_of(replica: u64) -> Option<u8> {
+    u8::try_from(replica.checked_sub(1)?).ok()
+}
+
+impl Links {
+    pub(crate) fn new(node: u8, door: Arc<Door>, transport: Arc<dyn PeerTransport>) -> Self {
+        let (pending, next_token) = (Mutex::default(), AtomicU64::new(1));
+        Self { node, door, transport, pending, next_token }
+    }
+
+    /// Sends a frame; answers whether there was a place for it.
+    pub(crate) fn send(&self, node: u8, kind: FrameKind, group: u16, body: bytes::Bytes) -> bool {
+        self.transport.send(node, Frame { kind, group, body })
+    }
+
+    /// Whether frames to a node are sent now.
+    pub(crate) fn is_connected(&self, node: u8) -> bool {
+        self.transport.is_connected(node)
+    }
+
+    /// Sends what one replica says to another.
+    pub(crate) fn send_replica(&self, bucket: BucketId, message: &PeerMessage) -> bool {
+        let Some(node) = node_of(message.to) else { return false };
+        self.send(node, FrameKind::Replica, bucket.0, message.encode())
+    }
+
+    /// Asks another node to append. The receiver is dropped when the connection is lost: the
+    /// outcome is unknown then. `None`: nothing was sent.
+    pub(crate) fn forward(
+        &self,
+        node: u8,
+        bucket: BucketId,
+        partition: PartitionId,
+        connection: u64,
+        transactions: Vec<Transaction>,
+    ) -> Option<oneshot::Receiver<Vec<AppendResult>>> {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        // Connections of different nodes have different numbers.
+        let connection = connection << 8 | u64::from(self.node);
+        let request = AppendRequest { token, partition, connection, transactions };
+        let (sender, receiver) = oneshot::channel();
+        self.pending().insert(token, (node, sender));
+        let sent = self.send(node, FrameKind::Append, bucket.0, request.encode());
+        if !sent {
+            self.pending().remove(&token);
+            return None;
+        }
+        Some(receiver)
+    }
+
+    /// An append that was forwarded is answered.
+    pub(crate) fn answered(&self, response: AppendResponse) {
+        if let Some((_, sender)) = self.pending().remove(&response.token) {
+            // Whoever is gone does not want to know.
+            let _ = sender.send(response.results);
+        }
+    }
+
+    /// The connection to a node is lost, and with it the answers that it owes.
+    pub(crate) fn lost(&self, node: u8) {
+        self.pending().retain(|_, (asked, _)| *asked != node);
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,105 @@
+//! Two small files beside the data: who this node is, and what its cluster fixed at its birth.
+
+use std::path::{Path, PathBuf};
+
+use actadb_disk::disk::Disk;
+use actadb_membership::record::Record;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::OpenError;
+
+/// Who a node is. Lost with its disk, and never made again for the same node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeIdentity {
+    /// Names its storage.
+    pub(crate) storage: Uuid,
+    /// Raised at each start.
+    pub(crate) boot: u64,
+    /// Its key in the network.
+    pub(crate) key: Vec<u8>,
+}
+
+pub(crate) fn identity_path(dir: &Path) -> PathBuf {
+    dir.join("node.json")
+}
+
+pub(crate) fn record_path(dir: &Path) -> PathBuf {
+    dir.join("cluster.json")
+}
+
+/// Reads the identity, or makes one, and counts this start.
+pub(crate) fn start_identity(
+    disk: &dyn Disk,
+    dir: &Path,
+    new: impl FnOnce() -> NodeIdentity,
+) -> Result<NodeIdentity, OpenError> {
+    disk.create_dir_all(dir).map_err(|error| failed("create", dir, &error))?;
+    let path = identity_path(dir);
+    let mut identity = read(disk, &path)?.unwrap_or_else(new);
+    identity.boot += 1;
+    write(disk, &path, &identity)?;
+    Ok(identity)
+}
+
+pub(crate) fn read_record(disk: &dyn Disk, dir: &Path) -> Result<Option<Record>, OpenError> {
+    read(disk, &record_path(dir))
+}
+
+pub(crate) fn write_record(disk: &dyn Disk, dir: &Path, record: &Record) -> Result<(), OpenError> {
+    write(disk, &record_path(dir), record)
+}
+
+fn failed(what: &str, path: &Path, error: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Cluster(format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// Largest of the two files.
+const FILE_MAX_BYTES: usize = 64 << 10;
+
+fn read<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>, OpenError> {
+    if !disk.exists(path).map_err(|error| failed("look for", path, &error))? {
+        return Ok(None);
+    }
+    let file = disk.open_read(path).map_err(|error| failed("open", path, &error))?;
+    let mut bytes = vec![0; FILE_MAX_BYTES];
+    let n = file.read_full_at(&mut bytes, 0).map_err(|error| failed("read", path, &error))?;
+    bytes.truncate(n);
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| failed("understand", path, &error))
+}
+
+/// Replaces a file: a temporary one, synced, renamed, its directory synced.
+fn write(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Result<(), OpenError> {
+    let bytes = serde_json::to_vec_pretty(value).map_err(|e| failed("write", path, &e))?;
+    let temporary = path.with_extension("json-new");
+    let replace = || {
+        if disk.exists(&temporary)? {
+            disk.remove(&temporary)?;
+        }
+        let file = disk.create(&temporary)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_data()?;
+        disk.rename(&temporary, path)?;
+        disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    };
+    replace().map_err(|error: std::io::Error| failed("write", path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actadb_disk::sim::SimDisk;
+
+    #[test]
+    fn an_identity_is_made_once_and_counts_its_starts() {
+        let (disk, dir) = (SimDisk::new(), Path::new("/db"));
+        let new = || NodeIdentity { storage: Uuid::from_u128(7), boot: 0, key: vec![1, 2] };
+        assert_eq!(start_identity(&disk, dir, new).expect("made").boot, 1);
+        let other = || NodeIdentity { storage: Uuid::from_u128(8), boot: 0, key: vec![3] };
+        let again = start_identity(&disk, dir, other).expect("read");
+        assert_eq!((again.boot, again.storage), (2, Uuid::from_u128(7)));
+        disk.damage(&identity_path(dir), |bytes| bytes[0] = b'x');
+        assert!(start_identity(&disk, dir, other).is_err(), "damage is not a new node");
+    }
+}
