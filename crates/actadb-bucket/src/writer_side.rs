@@ -41,6 +41,8 @@ pub enum WriterInput {
     Peer(PeerMessage),
     /// A message to this replica was lost.
     Unreachable(u64),
+    /// Hand the lead over to this replica, if this one has it.
+    HandOver(u64),
     /// Old entries that were asked for; none when they could not be read.
     Fetched {
         /// The first one that was asked for.
@@ -284,6 +286,7 @@ impl WriterSide {
             WriterInput::Unreachable(replica) => {
                 self.core_step(now, Input::Unreachable(replica), out);
             }
+            WriterInput::HandOver(replica) => self.core_step(now, Input::HandOver(replica), out),
             WriterInput::Fetched { first, entries } => {
                 self.core_step(now, Input::Fetched { first, entries }, out);
             }

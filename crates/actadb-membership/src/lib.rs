@@ -8,5 +8,6 @@
 //! has seen a higher one, or the same one from another process, refuses.
 #![warn(missing_docs)]
 
+pub mod balance;
 pub mod members;
 pub mod record;

@@ -234,6 +234,16 @@ fn write(request: &Request) -> Vec<Bytes> {
             words.extend(user.clone());
             words.push(password.clone());
         }
+        Request::Cluster(command) => {
+            use actadb_protocol::connection::ClusterCommand;
+            words = match command {
+                ClusterCommand::Info => named("CLUSTER", &["INFO".into()]),
+                ClusterCommand::Nodes => named("CLUSTER", &["NODES".into()]),
+                ClusterCommand::HandOver { bucket, node } => {
+                    named("CLUSTER", &["HANDOVER".into(), text(bucket), text(node)])
+                }
+            };
+        }
         Request::Ping(message) => words = named("PING", message.as_slice()),
         Request::Echo(message) => words = named("ECHO", std::slice::from_ref(message)),
         Request::Quit => words = named("QUIT", &[]),

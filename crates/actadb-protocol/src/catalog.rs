@@ -188,6 +188,14 @@ pub const COMMANDS: &[CommandInfo] = &[
     command(Group::Server, "DBSIZE", 1, PLAIN, "", "Counts the events."),
     command(Group::Server, "TIME", 1, PLAIN, "", "Tells seconds and microseconds since 1970."),
     command(Group::Server, "MODULE", -2, PLAIN, "LIST", "Tells that there are no modules."),
+    command(
+        Group::Server,
+        "CLUSTER",
+        -2,
+        PLAIN,
+        "INFO | NODES | HANDOVER bucket node",
+        "Tells how the cluster is doing, and about its nodes.",
+    ),
     command(Group::Server, "ROLE", 1, PLAIN, "", "Tells the role in replication."),
 ];
 

@@ -202,3 +202,50 @@ pub fn module_list(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
     }
     Arguments::new("module|list", arguments.rest()).end()
 }
+
+/// What `CLUSTER` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterCommand {
+    /// How it is doing.
+    Info,
+    /// Its nodes.
+    Nodes,
+    /// Hand the lead of a bucket over to a node.
+    HandOver {
+        /// The bucket.
+        bucket: u16,
+        /// The node, by number.
+        node: u8,
+    },
+}
+
+/// `CLUSTER INFO | NODES | HANDOVER bucket node`.
+///
+/// # Errors
+/// Another subcommand, or numbers that are none.
+pub fn cluster(mut arguments: Arguments<'_>) -> Result<ClusterCommand, ErrorReply> {
+    let word = arguments.take()?;
+    let (name, command) = if is_word(word, "INFO") {
+        ("cluster|info", ClusterCommand::Info)
+    } else if is_word(word, "NODES") {
+        ("cluster|nodes", ClusterCommand::Nodes)
+    } else if is_word(word, "HANDOVER") {
+        let mut rest = Arguments::new("cluster|handover", arguments.rest());
+        let bucket = small_number("bucket", rest.take()?)?;
+        let node = small_number("node", rest.take()?)?;
+        rest.end()?;
+        return Ok(ClusterCommand::HandOver { bucket, node });
+    } else {
+        return Err(ErrorReply::unknown_subcommand("CLUSTER", word));
+    };
+    Arguments::new(name, arguments.rest()).end()?;
+    Ok(command)
+}
+
+fn small_number<T: std::str::FromStr>(name: &str, value: &[u8]) -> Result<T, ErrorReply> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| {
+        let got = String::from_utf8_lossy(value);
+        ErrorReply::new(Code::InvalidArg, format!("{name} must be a number, got '{got}'"))
+    })
+}

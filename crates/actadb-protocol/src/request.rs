@@ -68,6 +68,8 @@ pub enum Request {
     ModuleList,
     /// `ROLE`
     Role,
+    /// `CLUSTER`
+    Cluster(connection::ClusterCommand),
 }
 
 impl Request {
@@ -169,6 +171,7 @@ pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
             connection::module_list(arguments)?;
             Request::ModuleList
         }
+        "CLUSTER" => Request::Cluster(connection::cluster(arguments)?),
         "ROLE" => Request::Role,
         _ => return Err(ErrorReply::unknown_command(name, rest)),
     })

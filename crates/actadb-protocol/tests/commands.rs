@@ -8,7 +8,7 @@ use actadb_model::transaction::{NewEvent, Transaction};
 use actadb_model::version::ExpectedVersion;
 use actadb_protocol::args::PartitionSelector;
 use actadb_protocol::catalog::COMMANDS;
-use actadb_protocol::connection::{Client, Commands, Hello};
+use actadb_protocol::connection::{Client, ClusterCommand, Commands, Hello};
 use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::read::{ScanRange, StreamScan};
 use actadb_protocol::reply::Protocol;
@@ -218,6 +218,12 @@ fn good_forms() -> Vec<(String, Request)> {
         ("TIME".into(), Request::Time),
         ("MODULE LIST".into(), Request::ModuleList),
         ("ROLE".into(), Request::Role),
+        ("CLUSTER info".into(), Request::Cluster(ClusterCommand::Info)),
+        ("CLUSTER NODES".into(), Request::Cluster(ClusterCommand::Nodes)),
+        (
+            "CLUSTER HANDOVER 3 2".into(),
+            Request::Cluster(ClusterCommand::HandOver { bucket: 3, node: 2 }),
+        ),
         (
             "ESUB s".into(),
             Request::SubscribeStreams(StreamSubscription {
@@ -649,6 +655,10 @@ fn wrong_numbers_of_arguments_of_subcommands_are_told_in_the_words_of_redis() {
         ("CLIENT ID x", "ERR wrong number of arguments for 'client|id' command"),
         ("CLIENT GETNAME x", "ERR wrong number of arguments for 'client|getname' command"),
         ("COMMAND COUNT x", "ERR wrong number of arguments for 'command|count' command"),
+        ("CLUSTER SLOTS", "ERR unknown subcommand 'SLOTS'. Try CLUSTER HELP."),
+        ("CLUSTER HANDOVER x 2", "INVALIDARG bucket must be a number, got 'x'"),
+        ("CLUSTER HANDOVER 1", "ERR wrong number of arguments for 'cluster|handover' command"),
+        ("CLUSTER INFO x", "ERR wrong number of arguments for 'cluster|info' command"),
         ("MODULE LIST x", "ERR wrong number of arguments for 'module|list' command"),
         ("AUTH a b c", "ERR syntax error"),
     ]);

@@ -231,6 +231,15 @@ impl Consensus {
         self.pin_timeout(false);
     }
 
+    /// Hands the lead to a follower, when it has all of the log; given up after an election
+    /// timeout.
+    pub(crate) fn hand_over_to(&mut self, replica: u64) {
+        if self.is_leader() && self.raft.store().voters.contains(&replica) {
+            self.raft.transfer_leader(replica);
+            self.pin_timeout(false);
+        }
+    }
+
     /// Hands the lead to the follower that has most of the log; answers whether there is one.
     pub(crate) fn hand_over(&mut self) -> bool {
         let raft = &self.raft.raft;
@@ -241,8 +250,7 @@ impl Consensus {
             progress.recent_active.then_some((progress.matched, *voter))
         };
         let Some((_, best)) = others.filter_map(matched).max() else { return false };
-        self.raft.transfer_leader(best);
-        self.pin_timeout(false);
+        self.hand_over_to(best);
         true
     }
 

@@ -210,6 +210,7 @@ impl ReplicaCore {
             }
             Input::Peer(message) => self.consensus.receive(message),
             Input::Unreachable(replica) => self.consensus.unreachable(replica),
+            Input::HandOver(replica) => self.consensus.hand_over_to(replica),
             Input::Numbered { next_sequences, time_ns } => {
                 self.last_time_ns = self.last_time_ns.max(time_ns);
                 self.epoch = self.leads.then(|| self.consensus.term());

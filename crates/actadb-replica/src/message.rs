@@ -31,6 +31,8 @@ pub enum Input {
     Peer(PeerMessage),
     /// A message to this replica was lost.
     Unreachable(u64),
+    /// Hand the lead over to this replica, if this one has it.
+    HandOver(u64),
     /// The answer to [`Output::Lead`].
     Numbered {
         /// For each partition of the bucket, the sequence behind its tail.

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actadb::database::Database;
 use actadb::error::ReadError;
-use actadb::model::ids::PartitionId;
+use actadb::model::ids::{BucketId, PartitionId};
 use actadb::model::outcome::{AppendResult, ClosedReason};
 use actadb::reads::{Page, ReadPartition, ReadStream, Scan};
 use actadb_protocol::args::PartitionSelector;
+use actadb_protocol::connection::ClusterCommand;
 use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::event::{
     write_appended, write_appended_many, write_event_or_null, write_page,
@@ -131,6 +132,17 @@ impl Context {
             Request::ModuleList => Reply::Array(Vec::new()),
             Request::Role => {
                 Reply::Array(vec![Reply::bulk("master"), Reply::Integer(0), Reply::Array(vec![])])
+            }
+            Request::Cluster(ClusterCommand::Info) => {
+                Reply::Text(crate::cluster_info::info(&database.status()))
+            }
+            Request::Cluster(ClusterCommand::Nodes) => {
+                Reply::Text(crate::cluster_info::nodes(&database.status()))
+            }
+            Request::Cluster(ClusterCommand::HandOver { bucket, node }) => {
+                let told = database.hand_over(BucketId(bucket), node).await;
+                told.map_err(|what| ErrorReply::new(Code::Err, what))?;
+                Reply::ok()
             }
             Request::Append(_)
             | Request::AppendMany(_)

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::check::CheckArgs;
+use crate::cluster_command::ClusterArgs;
 use crate::dump::DumpArgs;
 use crate::export::ExportArgs;
 use crate::import::ImportArgs;
@@ -46,6 +47,12 @@ pub struct ServeArgs {
     /// Listen beyond loopback without a password
     #[arg(long)]
     allow_unauthenticated: bool,
+    /// This node's number in cluster.peers, from 0
+    #[arg(long, value_name = "I")]
+    node_index: Option<u8>,
+    /// How many nodes cluster.peers must name
+    #[arg(long, value_name = "N")]
+    node_count: Option<u8>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +75,8 @@ enum Command {
     Dump(DumpArgs),
     /// Measure a running server
     Bench(Bench),
+    /// Ask a running cluster how it is doing
+    Cluster(ClusterArgs),
     /// Tell about the configuration
     Config(ConfigArgs),
 }
@@ -92,6 +101,8 @@ impl ServeArgs {
             client_address: self.client_address,
             log: self.log,
             allow_unauthenticated: self.allow_unauthenticated,
+            node_index: self.node_index,
+            node_count: self.node_count,
         }
     }
 }
@@ -124,6 +135,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Some(Command::Import(args)) => block_on(1, crate::import::run(args)),
         // One thread drives more load than a server takes, and leaves it the other cores.
         Some(Command::Bench(args)) => block_on(1, crate::bench::run(args)),
+        Some(Command::Cluster(args)) => block_on(1, crate::cluster_command::run(args)),
         Some(Command::Config(ConfigArgs { command: ConfigCommand::Show(args) })) => {
             match loaded(args) {
                 Ok(loaded) => {

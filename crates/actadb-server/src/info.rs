@@ -110,11 +110,17 @@ fn lines(context: &Context, status: &Status, section: &str) -> Vec<(String, Stri
                 ),
             ]
         }
-        "replication" => vec![
-            line("role", &"master"),
-            line("connected_slaves", &0),
-            line("master_replid", &status.database.simple()),
-        ],
+        "replication" => {
+            let mut lines = vec![
+                line("role", &"master"),
+                line("connected_slaves", &0),
+                line("master_replid", &status.database.simple()),
+            ];
+            if !status.nodes.is_empty() {
+                lines.extend(crate::cluster_info::pairs(status));
+            }
+            lines
+        }
         "keyspace" => {
             vec![line("db0", &format!("keys={},expires=0,avg_ttl=0", context.event_count()))]
         }

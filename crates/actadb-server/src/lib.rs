@@ -9,6 +9,8 @@ pub mod answer;
 pub mod bench;
 pub mod check;
 pub mod cli;
+pub mod cluster_command;
+pub mod cluster_info;
 pub mod connect_args;
 pub mod connection;
 pub mod dump;

@@ -79,7 +79,8 @@ fn histogram(
 impl Collector for Gatherer {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.server(&mut encoder)?;
-        self.buckets(&mut encoder)
+        self.buckets(&mut encoder)?;
+        self.cluster(&mut encoder)
     }
 }
 
@@ -131,6 +132,34 @@ impl Gatherer {
             gauge(encoder, "disk_free_bytes", help, number(free as f64))?;
         }
         Ok(())
+    }
+
+    /// Only of a node among several.
+    fn cluster(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.0.database.status();
+        if status.nodes.is_empty() {
+            return Ok(());
+        }
+        let label = |bucket: &BucketStatus| vec![("bucket".to_owned(), bucket.bucket.to_string())];
+        let values = |of: fn(&BucketStatus) -> f64| {
+            let rows = status.buckets.iter().map(|bucket| (label(bucket), of(bucket)));
+            rows.collect::<Vec<_>>()
+        };
+        gauge(encoder, "term", "Consensus term", values(|b| b.term as f64))?;
+        let help = "Number of the node that leads, -1 when none is known to";
+        gauge(encoder, "leader", help, values(|b| b.leader.map_or(-1.0, f64::from)))?;
+        let help = "1 on the node that leads";
+        gauge(encoder, "leads", help, values(|b| f64::from(u8::from(b.leads))))?;
+        let help = "Last entry of the log on this node";
+        gauge(encoder, "last_entry", help, values(|b| b.last_entry as f64))?;
+        let help = "Last entry known to be committed; what this node lacks of it is its lag";
+        gauge(encoder, "committed_entry", help, values(|b| b.committed_entry as f64))?;
+        let nodes = status.nodes.iter().filter(|node| !node.is_this).map(|node| {
+            let labels = vec![("node".to_owned(), node.node.to_string())];
+            (labels, f64::from(u8::from(node.connected)))
+        });
+        let help = "1 while this node is connected to the other one";
+        gauge(encoder, "node_connected", help, nodes.collect())
     }
 
     fn buckets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actadb::database::Database;
+use actadb::error::OpenError;
+use actadb::options::Options;
 use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::reply::Reply;
 use bytes::BytesMut;
@@ -34,8 +36,11 @@ pub enum StartError {
         /// The directory.
         dir: String,
         /// Why.
-        error: actadb::error::OpenError,
+        error: OpenError,
     },
+    /// The cluster.
+    #[error("configuration: {0}")]
+    Cluster(String),
     /// An address.
     #[error("cannot listen on {address} ({key}): {error}")]
     Listen {
@@ -52,7 +57,11 @@ impl StartError {
     /// Whether a setting is to blame, and not the machine.
     #[must_use]
     pub fn is_setting(&self) -> bool {
-        matches!(self, Self::Database { error: actadb::error::OpenError::Options(_), .. })
+        match self {
+            Self::Cluster(_) => true,
+            Self::Database { error, .. } => matches!(error, OpenError::Options(_)),
+            Self::Listen { .. } => false,
+        }
     }
 }
 
@@ -79,7 +88,9 @@ impl Server {
             "" => None,
             address => Some(listen("network.admin_address", address).await?),
         };
-        let database = Database::open_with(settings.options()).await.map_err(|error| {
+        let cluster = settings.cluster().map_err(StartError::Cluster)?;
+        let options = Options { cluster, ..settings.options() };
+        let database = Database::open_with(options).await.map_err(|error| {
             StartError::Database { dir: settings.dir.display().to_string(), error }
         })?;
         let context = Context {

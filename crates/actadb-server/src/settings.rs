@@ -2,9 +2,11 @@
 //!
 //! `config/default.toml` explains each key; a test holds the two equal.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actadb::cluster::options::{ClusterOptions, SECRET_MIN_BYTES, Secret};
 use actadb::model::limits;
 use actadb::options::{
     BUCKETS_DEFAULT, Execution, FsyncMode, Options, SCRUB_BYTES_PER_SECOND_DEFAULT,
@@ -44,6 +46,53 @@ pub struct Settings {
     pub cache: Cache,
     /// Reading sealed segments again.
     pub scrub: Scrub,
+    /// The other nodes, if there are any.
+    pub cluster: Cluster,
+}
+
+/// The other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// This node's number, from 0.
+    pub node_index: u8,
+    /// `host:port` of every node for the others, by number, with commas between them; empty for a
+    /// node that is alone.
+    pub peers: String,
+    /// Where this node listens for the others; empty for its own address in `peers`.
+    pub listen_address: String,
+    /// The file with the secret that every node of the cluster knows.
+    pub secret_file: PathBuf,
+}
+
+impl Cluster {
+    /// The addresses of all nodes, by number.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let addresses = self.peers.split(',').map(str::trim).filter(|peer| !peer.is_empty());
+        addresses.map(str::to_owned).collect()
+    }
+
+    /// Where to listen for the others.
+    ///
+    /// # Errors
+    /// When no address can be made of it.
+    pub fn listen(&self) -> Result<SocketAddr, String> {
+        if !self.listen_address.is_empty() {
+            return self.listen_address.parse().map_err(|_| {
+                format!("must be an address like 0.0.0.0:9092, got '{}'", self.listen_address)
+            });
+        }
+        let addresses = self.addresses();
+        let ours = addresses.get(usize::from(self.node_index)).map_or("", String::as_str);
+        if let Ok(address) = ours.parse() {
+            return Ok(address);
+        }
+        // A name says how others reach this node, not which of its addresses that is.
+        let port = ours.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let port: u16 = port.ok_or_else(|| format!("no port in '{ours}' (cluster.peers)"))?;
+        Ok(SocketAddr::from(([0, 0, 0, 0], port)))
+    }
 }
 
 /// Sockets.
@@ -223,6 +272,12 @@ impl Default for Settings {
                 bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
                 interval_hours: SCRUB_INTERVAL_HOURS_DEFAULT,
             },
+            cluster: Cluster {
+                node_index: 0,
+                peers: String::new(),
+                listen_address: String::new(),
+                secret_file: PathBuf::new(),
+            },
         }
     }
 }
@@ -254,6 +309,34 @@ impl Settings {
             execution: Execution::Threads,
             ..Options::new(&self.dir)
         }
+    }
+
+    /// The cluster this node belongs to, with its secret read; `None` for a node that is alone.
+    ///
+    /// # Errors
+    /// What is wrong, by key.
+    pub fn cluster(&self) -> Result<Option<ClusterOptions>, String> {
+        let peers = self.cluster.addresses();
+        if peers.is_empty() {
+            return Ok(None);
+        }
+        let path = &self.cluster.secret_file;
+        let bytes = std::fs::read(path)
+            .map_err(|error| format!("cluster.secret_file: {}: {error}", path.display()))?;
+        let secret = Secret::new(&bytes).ok_or_else(|| {
+            format!(
+                "cluster.secret_file: {} holds fewer than {SECRET_MIN_BYTES} bytes; make one with \
+                 `head -c 32 /dev/urandom | base64 > FILE`, the same for every node",
+                path.display()
+            )
+        })?;
+        Ok(Some(ClusterOptions {
+            node: self.cluster.node_index,
+            peers,
+            listen: self.cluster.listen().map_err(|what| format!("cluster.{what}"))?,
+            secret,
+            client_address: self.network.client_address.clone(),
+        }))
     }
 
     /// Threads for connections and actors: what is configured, or one per core but one, which is

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use actadb::model::limits::NODES_MAX;
 use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
 
-use crate::settings::Settings;
+use crate::settings::{FsyncWord, Settings};
 
 /// What flags say.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,10 @@ pub struct Flags {
     pub client_address: Option<String>,
     /// `--log`
     pub log: Option<String>,
+    /// `--node-index`
+    pub node_index: Option<u8>,
+    /// `--node-count`: what `cluster.peers` must have.
+    pub node_count: Option<u8>,
     /// `--allow-unauthenticated`
     pub allow_unauthenticated: bool,
 }
@@ -92,6 +97,7 @@ pub fn load(
         ("dir", flags.dir.as_ref().map(|dir| dir.display().to_string())),
         ("network.client_address", flags.client_address.clone()),
         ("log", flags.log.clone()),
+        ("cluster.node_index", flags.node_index.map(|node| node.to_string())),
         ("auth.allow_unauthenticated", flags.allow_unauthenticated.then(|| "true".to_owned())),
     ];
     for (key, value) in given {
@@ -113,6 +119,7 @@ pub fn load(
     }
     let settings: Settings = merged.try_deserialize().map_err(|error| explain(error, &origins))?;
     check(&settings, &origins)?;
+    check_cluster(&settings, flags.node_count, &origins)?;
     Ok(Loaded { settings, origins })
 }
 
@@ -215,6 +222,51 @@ fn check(settings: &Settings, origins: &BTreeMap<String, Origin>) -> Result<(), 
                  or say --allow-unauthenticated"
             ),
         );
+    }
+    Ok(())
+}
+
+fn check_cluster(
+    settings: &Settings,
+    node_count: Option<u8>,
+    origins: &BTreeMap<String, Origin>,
+) -> Result<(), BadConfiguration> {
+    let bad = |key: &str, what: String| {
+        let origin = origins.get(key).map(ToString::to_string).unwrap_or_default();
+        Err(BadConfiguration(format!("{key}: {what} ({origin})")))
+    };
+    let cluster = &settings.cluster;
+    let peers = cluster.addresses();
+    if let Some(count) = node_count.filter(|count| usize::from(*count) != peers.len()) {
+        let what = format!("names {} nodes, and --node-count says {count}", peers.len());
+        return bad("cluster.peers", what);
+    }
+    if peers.is_empty() {
+        return match cluster.node_index {
+            0 => Ok(()),
+            node => bad("cluster.node_index", format!("is {node}, and cluster.peers is empty")),
+        };
+    }
+    let port = |peer: &str| peer.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+    if let Some(peer) = peers.iter().find(|peer| !port(peer)) {
+        return bad("cluster.peers", format!("must be host:port,host:port,…, got '{peer}'"));
+    }
+    if !(2..=usize::from(NODES_MAX)).contains(&peers.len()) {
+        let what = format!("must name 2 to {NODES_MAX} nodes, got {}", peers.len());
+        return bad("cluster.peers", what);
+    }
+    if usize::from(cluster.node_index) >= peers.len() {
+        let what = format!("must be 0 to {}, got {}", peers.len() - 1, cluster.node_index);
+        return bad("cluster.node_index", what);
+    }
+    if let Err(what) = cluster.listen() {
+        return bad("cluster.listen_address", what);
+    }
+    if cluster.secret_file.as_os_str().is_empty() {
+        return bad("cluster.secret_file", "must name a file when cluster.peers is set".into());
+    }
+    if settings.fsync.mode != FsyncWord::Always {
+        return bad("fsync.mode", "must be always when cluster.peers is set".into());
     }
     Ok(())
 }

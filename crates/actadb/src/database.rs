@@ -22,8 +22,9 @@ use uuid::Uuid;
 use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::cluster::join::join;
-use crate::cluster::links::Links;
+use crate::cluster::links::{Links, node_of};
 use crate::cluster::node_files::record_path;
+use crate::cluster::topology_actor::{HandOver, TopologyActor};
 use crate::door::PartitionDoor;
 use crate::error::{OpenError, ReadError};
 use crate::executor::{Executor, read_here};
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) scrub: Arc<ScrubBoard>,
     /// The way to the other nodes; `None` of a node that is alone.
     pub(crate) links: Option<Arc<Links>>,
+    pub(crate) topology: Option<ActorRef<TopologyActor>>,
     /// Whether the database is being stopped; those who wait for events look at it, too.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) reads: AtomicU64,
@@ -323,8 +325,10 @@ impl Database {
         &self,
         partition: PartitionId,
     ) -> Result<Option<u64>, ReadError> {
+        if self.partitioning().contains(partition) {
+            self.read_index(partition).await?;
+        }
         let reader = self.reader(partition)?;
-        self.read_index(partition).await?;
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
         Ok(reader.next_sequence(partition).checked_sub(1))
     }
@@ -401,6 +405,34 @@ impl Database {
         cluster.peers.iter().enumerate().map(status).collect()
     }
 
+    /// Hands the lead of a bucket over to a node, if this node has it. The lead moves when that
+    /// node has all of the log, within an election timeout, or stays.
+    ///
+    /// # Errors
+    /// In words for an operator: no cluster, no such bucket or node, or another node leads.
+    pub async fn hand_over(&self, bucket: BucketId, node: u8) -> Result<(), String> {
+        let (Some(links), Some(topology)) = (&self.inner.links, &self.inner.topology) else {
+            return Err("this node is alone".into());
+        };
+        let nodes = links.door.members().hello().shape.nodes;
+        if node >= nodes {
+            return Err(format!("there is no node {node}: the cluster has 0 to {}", nodes - 1));
+        }
+        let number = usize::from(bucket.0);
+        let Some(handle) = self.inner.buckets.get(number) else {
+            return Err(format!("there is no bucket {bucket}"));
+        };
+        match node_of(handle.board.leader()) {
+            Some(leader) if leader == node => Ok(()),
+            Some(leader) if leader == links.node => {
+                let told = topology.tell(HandOver(number, node)).await;
+                told.map_err(|_| "this node hears no others any more".into())
+            }
+            Some(leader) => Err(format!("node {leader} leads bucket {bucket}: ask it")),
+            None => Err(format!("nobody is known to lead bucket {bucket}")),
+        }
+    }
+
     /// Stops: refuses new appends, waits for those in flight, syncs and saves. Reads of other
     /// clones go on until they are dropped.
     pub async fn close(&self) {
@@ -462,7 +494,13 @@ impl Database {
         events: usize,
         job: impl Fn(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let reader = self.reader(partition)?;
+        let reader = match self.reader(partition) {
+            Err(ReadError::CatchingUp) => {
+                Box::pin(self.caught_up(partition)).await;
+                self.reader(partition)?
+            }
+            reader => reader?,
+        };
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
         let job = move || job(&reader);
         let here = if events <= INLINE_READ_EVENTS { read_here(&job) } else { None };

@@ -280,6 +280,7 @@ impl Actor for SegmentWriterActor {
                 Some(from) = hear(&mut self.peers) => self.step(match from {
                     FromPeer::Message(message) => WriterInput::Peer(message),
                     FromPeer::Lost(replica) => WriterInput::Unreachable(replica),
+                    FromPeer::HandOver(replica) => WriterInput::HandOver(replica),
                 }),
                 signal = mailbox.recv() => return Ok(signal),
                 () = tick => self.step(WriterInput::Tick),

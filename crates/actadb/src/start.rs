@@ -17,13 +17,14 @@ use actadb_store::reader::Reader;
 use kameo::prelude::*;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::interval;
 use uuid::Uuid;
 
 use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::cluster::join::Joined;
 use crate::cluster::links::Links;
-use crate::cluster::topology_actor::{FromPeer, TopologyActor};
+use crate::cluster::topology_actor::{BALANCE_EVERY, FromPeer, TopologyActor};
 use crate::database::{BucketHandle, BucketParts, Database, FETCHES_MAX, Inner};
 use crate::door::PartitionDoor;
 use crate::error::OpenError;
@@ -125,17 +126,20 @@ impl Starter {
         let scrub = start_scrub(&self.options, &self.executor, &self.supervisor, readers).await;
         let lost = |_| OpenError::Options("the supervisor is gone".into());
         let subscriptions = self.supervisor.ask(StartSubscriptions).await.map_err(|_| lost(()))?;
+        let mut topology_actor = None;
         if let Some(Joined { links, events, .. }) = joined {
             let topology = TopologyActor {
                 links,
                 events,
                 buckets: inboxes,
+                boards: buckets.iter().map(|bucket| bucket.board.clone()).collect(),
+                balance: interval(BALANCE_EVERY),
                 doors: doors.clone(),
                 append_timeout: self.options.append_timeout,
                 forwarded: JoinSet::new(),
             };
             let start = StartTopology(Box::new(topology));
-            self.supervisor.ask(start).await.map_err(|_| lost(()))?;
+            topology_actor = Some(self.supervisor.ask(start).await.map_err(|_| lost(()))?);
         }
         let inner = Inner {
             meta: self.meta,
@@ -150,6 +154,7 @@ impl Starter {
             supervisor: self.supervisor,
             scrub,
             links,
+            topology: topology_actor,
             stopping: watch::Sender::new(false),
             reads: AtomicU64::new(0),
             read_events: AtomicU64::new(0),

@@ -80,9 +80,15 @@ impl Status {
             } else if bucket.no_room {
                 words.push(format!("bucket {number} finds no space on the disk"));
             }
+            if !self.nodes.is_empty() && bucket.closed.is_none() && bucket.leader.is_none() {
+                words.push(format!("bucket {number} has no leader: appends wait for one"));
+            }
             for damage in &bucket.damaged {
                 words.push(format!("bucket {number} is damaged: {damage}"));
             }
+        }
+        for node in self.nodes.iter().filter(|node| !node.connected) {
+            words.push(format!("node {} is not connected ({})", node.node, node.peer_address));
         }
         words
     }

@@ -59,7 +59,7 @@ impl Database {
         if self.inner.counts.running.load(Ordering::Relaxed) >= SUBSCRIPTIONS_MAX {
             return Err(SubscribeError::TooManyOfAll);
         }
-        let sources = self.sources(topics)?;
+        let sources = self.sources(topics).await?;
         let positions = self.positions(&sources, &from).await?;
         let start = Start { sources: kind, positions, counts, window, filter, progress_events };
 
@@ -114,7 +114,7 @@ impl Database {
     }
 
     /// What the topics are made of, each once.
-    fn sources(&self, topics: Topics) -> Result<Vec<Source>, SubscribeError> {
+    async fn sources(&self, topics: Topics) -> Result<Vec<Source>, SubscribeError> {
         let sources: Vec<Source> = match topics {
             Topics::All => {
                 let all = 0..self.partitioning().partitions();
@@ -142,6 +142,7 @@ impl Database {
             return Err(SubscribeError::Empty);
         }
         for source in &sources {
+            self.caught_up(source.partition()).await;
             self.reader(source.partition())?;
         }
         Ok(sources)
@@ -184,7 +185,12 @@ impl Database {
             let begin = match wanted {
                 Some(0) => 0,
                 Some(from) => {
-                    let next = self.next_position(source).await?;
+                    let mut next = self.next_position(source).await?;
+                    if from > next {
+                        // Another node may have told of events that are still on their way here.
+                        self.read_index(source.partition()).await?;
+                        next = self.next_position(source).await?;
+                    }
                     if from > next {
                         let named = (sources.len() > 1).then(|| name(source));
                         return Err(SubscribeError::PastEnd { named, from, next });
@@ -249,6 +255,7 @@ impl Database {
         look.scan.count = look.scan.count.min(PAGE_MAX_EVENTS);
         let nothing_can_come = look.scan.from > look.scan.to;
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        self.caught_up(look.partition).await;
         self.reader(look.partition)?;
         let bell = Arc::new(Bell::default());
         let _hung = self.hang(&bell, look.partition, vec![place]);

@@ -40,6 +40,9 @@ pub(crate) struct BucketSupervisor {
 /// Deaths that may wait for the supervisor of the subscriptions.
 const LINKS_MAX: usize = 1024;
 
+/// What operators ask of the topology actor at once.
+const TOPOLOGY_MAILBOX: usize = 16;
+
 /// Start a bucket's supervisor.
 #[derive(Debug)]
 pub(crate) struct StartBucket(pub(crate) Arc<BucketBoard>);
@@ -149,14 +152,16 @@ impl Message<StartScrub> for NodeSupervisor {
 }
 
 impl Message<StartTopology> for NodeSupervisor {
-    type Reply = ();
+    type Reply = ActorRef<TopologyActor>;
 
     async fn handle(
         &mut self,
         StartTopology(child): StartTopology,
-        context: &mut Context<Self, ()>,
-    ) {
-        self.topology = Some(supervise(context.actor_ref(), *child, 1).await.id());
+        context: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        let actor = supervise(context.actor_ref(), *child, TOPOLOGY_MAILBOX).await;
+        self.topology = Some(actor.id());
+        actor
     }
 }
 

@@ -1,5 +1,6 @@
 //! The server as its users meet it: real sockets, the real binary, stock client code.
 
+mod cluster;
 mod commands;
 mod configuration;
 mod export;

@@ -1,8 +1,8 @@
 //! Servers for tests: inside this process, or the real binary. All listen on port 0.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use actadb_server::server::Server;
 use actadb_server::settings::Settings;
@@ -82,6 +82,22 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Starts it and waits until a line of its log has these words instead of being ready; then it
+    /// is killed.
+    pub(crate) fn says(dir: &Path, environment: &[(&str, &str)], words: &str) {
+        let (mut child, mut lines) = spawn(dir, environment);
+        let mut seen = Vec::new();
+        while let Some(Ok(line)) = lines.next() {
+            seen.push(line);
+            if seen.last().is_some_and(|line| line.contains(words)) {
+                let _ = child.kill();
+                let _ = child.wait();
+                return;
+            }
+        }
+        panic!("no '{words}' in {seen:#?}");
+    }
+
     /// Starts it on a directory and waits until it is ready.
     pub(crate) fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[])
@@ -89,16 +105,7 @@ impl Process {
 
     /// The same with variables in its environment.
     pub(crate) fn start_with(dir: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_actadb"))
-            .args(["--client-address", "127.0.0.1:0", "--dir"])
-            .arg(dir)
-            .env("ACTADB_NETWORK__ADMIN_ADDRESS", "")
-            .env("ACTADB_BUCKET__COUNT", "4")
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let (child, mut lines) = spawn(dir, environment);
         let mut seen = Vec::new();
         let address = loop {
             let Some(Ok(line)) = lines.next() else { panic!("no ready line in {seen:#?}") };
@@ -124,6 +131,21 @@ impl Process {
         Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
         self.child.wait().expect("gone").success()
     }
+}
+
+/// Starts the binary; answers it and the lines of its log.
+fn spawn(dir: &Path, environment: &[(&str, &str)]) -> (Child, Lines<BufReader<ChildStderr>>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_actadb"))
+        .args(["--client-address", "127.0.0.1:0", "--dir"])
+        .arg(dir)
+        .env("ACTADB_NETWORK__ADMIN_ADDRESS", "")
+        .env("ACTADB_BUCKET__COUNT", "4")
+        .envs(environment.iter().copied())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    (child, lines)
 }
 
 impl Drop for Process {

@@ -104,13 +104,24 @@ impl Database {
         }
     }
 
+    /// Waits, after a start, until this node knows again what it may have shown before.
+    pub(crate) async fn caught_up(&self, partition: PartitionId) {
+        if self.inner.links.is_none() || !self.partitioning().contains(partition) {
+            return;
+        }
+        let board = &self.bucket_of(partition).board;
+        let deadline = Instant::now() + self.inner.options.append_timeout;
+        while !board.serves() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Waits until everything is published here that was committed in the group when this was
     /// called. On a node that is alone that is always so.
     pub(crate) async fn read_index(&self, partition: PartitionId) -> Result<(), ReadError> {
         if self.inner.links.is_none() {
             return Ok(());
         }
-        self.reader(partition)?;
         let Some(parts) = &self.bucket_of(partition).parts else { return Ok(()) };
         let (sender, answer) = oneshot::channel();
         let deadline = Instant::now() + self.inner.options.append_timeout;

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actadb_membership::balance::hand_over;
 use actadb_model::limits::FORWARDED_MAX;
 use actadb_model::outcome::{AppendResult, Refusal};
 use actadb_replica::peer::PeerMessage;
@@ -14,10 +15,12 @@ use kameo::mailbox::Signal;
 use kameo::prelude::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Interval;
 
-use crate::cluster::links::{Links, replica_of};
+use crate::cluster::links::{Links, node_of, replica_of};
 use crate::cluster::wire::{AppendRequest, AppendResponse};
 use crate::door::PartitionDoor;
+use crate::status::BucketBoard;
 
 /// What a bucket hears from the other nodes.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(crate) enum FromPeer {
     Message(PeerMessage),
     /// The connection to a replica was lost.
     Lost(u64),
+    /// Hand the lead over to this replica, if this one has it.
+    HandOver(u64),
 }
 
 /// What the topology actor is made of.
@@ -35,6 +40,9 @@ pub(crate) struct TopologyActor {
     pub(crate) events: mpsc::Receiver<PeerEvent>,
     /// By number of the bucket; `None` where it did not open.
     pub(crate) buckets: Vec<Option<mpsc::Sender<FromPeer>>>,
+    pub(crate) boards: Vec<Arc<BucketBoard>>,
+    /// When the leads are looked at.
+    pub(crate) balance: Interval,
     /// By number of the partition.
     pub(crate) doors: Vec<Option<PartitionDoor>>,
     pub(crate) append_timeout: Duration,
@@ -42,7 +50,31 @@ pub(crate) struct TopologyActor {
     pub(crate) forwarded: JoinSet<()>,
 }
 
+/// How often the leads are looked at.
+pub(crate) const BALANCE_EVERY: Duration = Duration::from_secs(5);
+
+/// Hand the lead of a bucket over to a node.
+#[derive(Debug)]
+pub(crate) struct HandOver(pub(crate) usize, pub(crate) u8);
+
 impl TopologyActor {
+    fn balance(&self) {
+        let leaders: Vec<_> = self.boards.iter().map(|board| node_of(board.leader())).collect();
+        let nodes = self.links.door.members().hello().shape.nodes;
+        let others = (0..nodes).filter(|node| self.links.is_connected(*node));
+        let others: Vec<u8> = others.collect();
+        if let Some((bucket, to)) = hand_over(&leaders, self.links.node, &others) {
+            self.hand_over(bucket, to);
+        }
+    }
+
+    fn hand_over(&self, bucket: usize, node: u8) {
+        if let Some(Some(inbox)) = self.buckets.get(bucket) {
+            tracing::info!(bucket, node, "handing the lead over");
+            let _ = inbox.try_send(FromPeer::HandOver(replica_of(node)));
+        }
+    }
+
     fn hear(&mut self, event: PeerEvent) {
         match event {
             PeerEvent::Connected(_) => {}
@@ -125,6 +157,7 @@ impl Actor for TopologyActor {
                     None => return Ok(mailbox.recv().await),
                 },
                 Some(_ended) = self.forwarded.join_next() => {}
+                _ = self.balance.tick() => self.balance(),
                 signal = mailbox.recv() => return Ok(signal),
             }
         }
@@ -137,5 +170,13 @@ impl Actor for TopologyActor {
         _: ActorStopReason,
     ) -> Result<ControlFlow<ActorStopReason>, Infallible> {
         Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl Message<HandOver> for TopologyActor {
+    type Reply = ();
+
+    async fn handle(&mut self, HandOver(bucket, node): HandOver, _: &mut Context<Self, ()>) {
+        self.hand_over(bucket, node);
     }
 }
