@@ -209,7 +209,8 @@ impl WriterSide {
             group: Group {
                 replica: slot.replica_id,
                 voters: slot.voters,
-                term: slot.term,
+                // One that is alone has nobody to ask what it promised.
+                term: slot.term.max(log.terms.last().map_or(0, |(_, term)| *term)),
                 vote: slot.vote,
                 committed: log.committed,
                 terms: Terms::new(log.terms, log.last_index),
@@ -471,6 +472,10 @@ impl WriterSide {
     }
 
     fn commit(&mut self, now: Now, entry: &Entry, synced: bool, out: &mut Vec<WriterOutput>) {
+        // Nothing is published over an entry that could not be.
+        if self.closed {
+            return;
+        }
         let place = self.places.pop_front();
         let (index, body) = place.expect("what is committed was written");
         assert_eq!(index, entry.index, "entries commit in order");

@@ -172,10 +172,11 @@ impl Members {
         Ok(())
     }
 
-    /// Forms the cluster, if that is this node's to do and it has heard of all others: of a node
-    /// that belongs to a cluster already it must not. `cluster` is drawn by the caller.
+    /// What the cluster would be, if it is this node's to form it and it has heard of all others: of
+    /// a node that belongs to a cluster already it must not. `cluster` is drawn by the caller, who
+    /// writes the record down and then [takes it over](Self::formed).
     #[must_use]
-    pub fn found(&mut self, cluster: Uuid) -> Option<Record> {
+    pub fn found(&self, cluster: Uuid) -> Option<Record> {
         let others_are_new = self.seen.values().all(|hello| hello.cluster.is_none());
         if self.ours.node != 0
             || self.record.is_some()
@@ -188,13 +189,11 @@ impl Members {
             Some(hello) => hello.storage,
             None => self.ours.storage,
         };
-        let record = Record {
+        Some(Record {
             cluster,
             shape: self.ours.shape,
             storages: (0..self.ours.shape.nodes).map(storage).collect(),
-        };
-        self.take(record.clone());
-        Some(record)
+        })
     }
 
     /// Another node tells that the cluster was formed. Answers whether it is news that this node
@@ -219,13 +218,9 @@ impl Members {
             let theirs = self.ours.storage;
             return Err(Refusal::OtherStorage { node, theirs, ours: known });
         }
-        self.take(record);
-        Ok(true)
-    }
-
-    fn take(&mut self, record: Record) {
         self.ours.cluster = Some(record.cluster);
         self.record = Some(record);
+        Ok(true)
     }
 }
 
@@ -254,12 +249,13 @@ mod tests {
         assert!(members.found(Uuid::from_u128(1)).is_none(), "node 2 is missing");
         members.admit(&hello(2)).expect("let in");
         let record = members.found(Uuid::from_u128(1)).expect("all are here");
+        assert_eq!(members.formed(record.clone()), Ok(true));
         (members, record)
     }
 
     #[test]
     fn a_cluster_is_formed_once_by_node_0_when_all_are_there() {
-        let (mut founder, record) = formed();
+        let (founder, record) = formed();
         assert_eq!(record.storages, [100, 101, 102].map(Uuid::from_u128));
         assert!(founder.found(Uuid::from_u128(2)).is_none(), "only once");
         let mut other = Members::new(hello(1), None);

@@ -72,6 +72,8 @@ pub const TICK_NS: u64 = 50_000_000;
 pub const ELECTION_TICKS: usize = 10;
 /// A leader tells that it is there every so many ticks.
 pub const HEARTBEAT_TICKS: usize = 2;
+/// A leader whose disk has not answered for this long hands over, in nanoseconds.
+pub const STUCK_NS: u64 = 2_000_000_000;
 /// Bytes of entries in one message to a follower; a larger entry goes alone.
 pub const PEER_MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages with entries on their way to one follower.
@@ -88,6 +90,10 @@ pub const LANE_FRAMES: usize = 8192;
 pub const PEER_EVENTS: usize = 1024;
 /// Appends of other nodes that are under way on one that leads.
 pub const FORWARDED_MAX: usize = 16_384;
+/// Largest transaction in a cluster: it travels in one message, and in one entry.
+pub const FORWARDED_MAX_BYTES: u64 = 64 << 20;
+/// Questions for what is committed that wait for one bucket.
+pub const READS_WAITING: usize = 1024;
 /// Messages of other replicas that wait for one bucket.
 pub const BUCKET_INBOX: usize = 4096;
 /// Most nodes of a cluster.

@@ -21,9 +21,14 @@ use raft::{
     StorageError,
 };
 
+use raft::Progress;
+
 use crate::peer::{PeerKind, PeerMessage};
 use crate::reads::Question;
 use crate::terms::Terms;
+
+/// A follower that lacks no more entries than this takes over in no time.
+const NEAR: u64 = 1000;
 
 /// What a replica remembers of its group.
 #[derive(Clone, Debug)]
@@ -234,7 +239,12 @@ impl Consensus {
     /// Hands the lead to a follower, when it has all of the log; given up after an election
     /// timeout.
     pub(crate) fn hand_over_to(&mut self, replica: u64) {
-        if self.is_leader() && self.raft.store().voters.contains(&replica) {
+        let raft = &self.raft.raft;
+        let near = |progress: &Progress| {
+            // One that is far behind, or silent, would only keep everybody waiting.
+            progress.recent_active && progress.matched + NEAR >= raft.raft_log.last_index()
+        };
+        if self.is_leader() && raft.prs().get(replica).is_some_and(near) {
             self.raft.transfer_leader(replica);
             self.pin_timeout(false);
         }

@@ -2,6 +2,7 @@
 //! says what is committed.
 
 use actadb_model::entry::{Entry, Room};
+use actadb_model::limits::STUCK_NS;
 use actadb_model::limits::{
     ELECTION_TICKS, ENTRY_TARGET_BYTES, GATHER_MAX_PROPOSALS, NO_ROOM_RETRY_NS, SLOT_SAVE_IDLE_NS,
     TICK_NS,
@@ -142,6 +143,8 @@ pub struct ReplicaCore {
     pub(crate) last_write_ns: u64,
     pub(crate) bytes_since_save: u64,
     pub(crate) save_wanted: bool,
+    /// Since when the work that is out is out.
+    pub(crate) busy_since_ns: Option<u64>,
     pub(crate) next_tick_ns: Option<u64>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) closed: Option<ClosedReason>,
@@ -177,6 +180,7 @@ impl ReplicaCore {
             last_write_ns: 0,
             bytes_since_save: 0,
             save_wanted: false,
+            busy_since_ns: None,
             next_tick_ns: None,
             stopping: None,
             closed: None,
@@ -193,7 +197,13 @@ impl ReplicaCore {
             return;
         }
         let gathers = self.take(now, input, out);
+        if matches!(self.busy, Busy::Idle) {
+            self.busy_since_ns = None;
+        }
         self.settle(now, gathers, out);
+        if !matches!(self.busy, Busy::Idle) {
+            self.busy_since_ns.get_or_insert(now.mono_ns);
+        }
     }
 
     /// Takes an input in; answers whether the queue may now become an entry.
@@ -335,6 +345,11 @@ impl ReplicaCore {
             self.next_tick_ns = Some(now.mono_ns + TICK_NS);
             self.consensus.tick();
             self.ask_again = true;
+            // A leader whose disk does not answer holds up those whose disks do.
+            let stuck = self.busy_since_ns.is_some_and(|since| now.mono_ns - since > STUCK_NS);
+            if stuck && self.consensus.takes_proposals() {
+                self.consensus.hand_over();
+            }
         }
     }
 
@@ -410,11 +425,17 @@ impl ReplicaCore {
                 _ => break,
             }
             if let Some(Step::Report { number, messages }) = self.plan.pop() {
-                self.consensus.persisted(number);
-                out.extend(messages.into_iter().map(Output::Send));
+                // What is to be cut off must not count, though the group may have the same entries
+                // again behind the cut: the report behind that tells. Its messages are of a leader
+                // of before.
+                if !self.plan.cuts_below(self.written) {
+                    self.consensus.persisted(number);
+                    out.extend(messages.into_iter().map(Output::Send));
+                }
                 written = None;
             }
         }
+        let written = written.filter(|(index, _)| !self.plan.cuts_below(*index));
         // Part of what was asked for: it may be committed, and must not wait for the rest, which
         // may wait for it to be sealed.
         if let Some((index, term)) = written {

@@ -69,6 +69,11 @@ impl Plan {
         })
     }
 
+    /// Whether something at or below this entry is still to be cut off.
+    pub(crate) fn cuts_below(&self, index: u64) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Truncate(after) if *after < index))
+    }
+
     /// All entries in it.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.steps.iter().filter_map(|step| match step {

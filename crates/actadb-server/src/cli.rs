@@ -41,7 +41,7 @@ pub struct ServeArgs {
     /// Where clients connect [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<String>,
-    /// Filter of the log [default: info,kameo=warn]
+    /// Filter of the log [default: info,kameo=warn,libp2p=warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
     /// Listen beyond loopback without a password

@@ -43,6 +43,15 @@ pub fn run(args: &RepairArgs) -> ExitCode {
         }
         return ExitCode::FAILURE;
     }
+    if repair.costs() && args.dir.join("cluster.json").exists() {
+        // It would vote again, and has forgotten what it promised.
+        eprintln!(
+            "{} is a node of a cluster: what it lost, the other nodes have; it must not come back \
+             without it. Nothing was changed; see docs/CLUSTER.md",
+            args.dir.display()
+        );
+        return ExitCode::from(2);
+    }
     let repaired = match repair.mend() {
         Ok(repaired) => repaired,
         Err(error) => return failed(args, &error),

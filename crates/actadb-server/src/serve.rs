@@ -54,7 +54,7 @@ pub async fn run(loaded: Loaded) -> ExitCode {
         _ = interrupt.recv() => return ExitCode::SUCCESS,
     };
     for words in server.database().status().degraded() {
-        tracing::error!("degraded: {words}");
+        tracing::warn!("degraded: {words}");
     }
     if let Some(admin) = server.admin_address() {
         tracing::info!("metrics and health on http://{admin}/metrics and /health/ready");

@@ -237,7 +237,7 @@ impl Default for Settings {
         let framer = Limits::default();
         Self {
             dir: "./data".into(),
-            log: "info,kameo=warn".into(),
+            log: "info,kameo=warn,libp2p=warn".into(),
             network: Network {
                 client_address: "127.0.0.1:9090".into(),
                 admin_address: "127.0.0.1:9091".into(),

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 
 use crate::error::OpenError;
 use crate::filters::{self, Filters};
-use crate::meta::Directory;
+use crate::meta::{Directory, Seat};
 use crate::publisher::{Publisher, SealTask};
 use crate::segments::Shared;
 use crate::tail::Tail;
@@ -46,6 +46,25 @@ pub struct OpenedBucket {
     pub rebuilt: Vec<PathBuf>,
     /// Indexes that found no room on the disk; until they are written they are in memory.
     pub unsealed: Vec<SealTask>,
+}
+
+impl OpenedBucket {
+    /// The same, if its slots say that it has this node's place in the group.
+    ///
+    /// # Errors
+    /// When they do not: a replica of another number, or of other voters, must not vote here.
+    pub fn seated(self, seat: &Seat) -> Result<Self, OpenError> {
+        let SlotState { replica_id, voters, .. } = self.writer.slot_state();
+        if *replica_id == seat.replica && *voters == seat.voters {
+            return Ok(self);
+        }
+        let what = format!(
+            "the slots are those of replica {replica_id} among {voters:?}, and this node is replica \
+             {} among {:?}",
+            seat.replica, seat.voters
+        );
+        Err(Damage::new(&self.writer.slots_path(), 0, what).into())
+    }
 }
 
 /// What consensus goes on from.
@@ -175,6 +194,14 @@ pub fn open_bucket(directory: &Directory, bucket: BucketId) -> Result<OpenedBuck
                 Err(error) => return Err(error),
             }
         }
+    }
+    let last_term = reading.log.terms.last().map_or(0, |(_, term)| *term);
+    if !alone && slots.state().term < last_term {
+        let what = format!(
+            "the slots remember term {}, the log has entries of term {last_term}",
+            slots.state().term
+        );
+        return Err(Damage::new(&Slots::path(&settings.dir), 0, what).into());
     }
     filters::open(&shared);
     let recovered = recovery.finish()?;

@@ -1,5 +1,7 @@
 //! The files of one bucket, for the writer thread: its log and its slots.
 
+use std::path::PathBuf;
+
 use actadb_log::error::LogError;
 use actadb_log::format::LogIdentity;
 use actadb_log::scan::Tip;
@@ -36,6 +38,11 @@ impl BucketWriter {
     #[must_use]
     pub fn room(&self) -> Room {
         self.log.room()
+    }
+
+    /// The file of the slots.
+    pub(crate) fn slots_path(&self) -> PathBuf {
+        Slots::path(&self.log.settings().dir)
     }
 
     /// What the slots hold.

@@ -104,12 +104,23 @@ impl Frame {
     /// # Errors
     /// See [`FrameError`]; the stream is of no use then.
     pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
+        Self::read_up_to(FRAME_MAX_BYTES, stream).await
+    }
+
+    /// The same, of at most so many bytes: of somebody who is not known yet.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_up_to(
+        most: usize,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Result<Self, FrameError> {
         let mut outer = [0; OUTER_BYTES];
         stream.read_exact(&mut outer).await?;
         let [a, b, c, d, e, f, g, h] = outer;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         let checksum = u32::from_le_bytes([e, f, g, h]);
-        if !(INNER_BYTES..=FRAME_MAX_BYTES).contains(&length) {
+        if !(INNER_BYTES..=most).contains(&length) {
             return Err(FrameError::Bad("its length"));
         }
         // Memory is taken as bytes come, not as they are announced.

@@ -6,7 +6,7 @@ use actadb_model::limits::{LANE_BYTES, LANE_FRAMES};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::frame::Frame;
+use crate::frame::{FRAME_MAX_BYTES, Frame};
 
 /// A frame that waits, with the place it takes.
 #[derive(Debug)]
@@ -38,6 +38,9 @@ impl LaneSender {
     /// takes all of it.
     #[must_use]
     pub fn try_send(&self, frame: Frame) -> bool {
+        if frame.wire_bytes() > FRAME_MAX_BYTES {
+            return false;
+        }
         let bytes = frame.wire_bytes().min(LANE_BYTES) as u32;
         let Ok(place) = self.places.clone().try_acquire_many_owned(bytes) else { return false };
         match self.queue.try_send(Waiting { frame, _place: place }) {
@@ -67,7 +70,8 @@ mod tests {
         drop(receiver.try_recv().expect("the first"));
         assert!(sender.try_send(frame(LANE_BYTES / 2)));
         while receiver.try_recv().is_ok() {}
-        assert!(sender.try_send(frame(2 * LANE_BYTES)), "alone it may pass");
+        assert!(!sender.try_send(frame(FRAME_MAX_BYTES)), "none is so large");
+        assert!(sender.try_send(frame(LANE_BYTES + 1)), "alone it may pass");
         assert!(!sender.try_send(frame(1)));
         drop(receiver);
         assert!(!sender.try_send(frame(1)));

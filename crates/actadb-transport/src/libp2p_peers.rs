@@ -13,8 +13,8 @@ use futures::stream::StreamExt;
 use libp2p::core::multiaddr::{Multiaddr, Protocol};
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionId, Stream, SwarmEvent};
-use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour, Stream, SwarmEvent};
+use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, ping, tcp, yamux};
 use libp2p_stream::{Behaviour, Control, IncomingStreams};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -32,6 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN_LEAST: Duration = Duration::from_millis(100);
 /// And how late.
 const AGAIN_MOST: Duration = Duration::from_secs(2);
+/// How often a connection is asked whether it lives, and how long it has to answer.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest introduction.
+const HELLO_MAX_BYTES: usize = 64 << 10;
 /// Frames that wait are written together up to about this many bytes.
 const WRITE_BYTES: usize = 256 << 10;
 /// A connection without a stream is closed after this time.
@@ -134,6 +139,14 @@ struct Shared {
     events: mpsc::Sender<PeerEvent>,
 }
 
+/// What runs on each connection.
+#[derive(NetworkBehaviour)]
+struct Network {
+    streams: Behaviour,
+    /// Notices a node that vanished without a word.
+    ping: ping::Behaviour,
+}
+
 type Dialed = oneshot::Sender<Result<PeerId, String>>;
 type Dials = mpsc::Sender<(Multiaddr, Dialed)>;
 
@@ -155,7 +168,7 @@ impl Libp2pPeers {
 
         let (events, receiver) = mpsc::channel(PEER_EVENTS);
         let (dials, dialed) = mpsc::channel(peers.len().max(1));
-        let mut control = swarm.behaviour().new_control();
+        let mut control = swarm.behaviour().streams.new_control();
         let incoming = control.accept(PROTOCOL).map_err(|error| refused(error.to_string()))?;
         let key = *swarm.local_peer_id();
         let shared = Arc::new(Shared { key, secret, admission, events });
@@ -188,12 +201,17 @@ impl Libp2pPeers {
     }
 }
 
-fn swarm(keypair: Keypair) -> Result<Swarm<Behaviour>, String> {
+fn swarm(keypair: Keypair) -> Result<Swarm<Network>, String> {
     let builder = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(|error| error.to_string())?
-        .with_behaviour(|_| Behaviour::new())
+        .with_behaviour(|_| Network {
+            streams: Behaviour::new(),
+            ping: ping::Behaviour::new(
+                ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_PATIENCE),
+            ),
+        })
         .map_err(|error| error.to_string())?;
     Ok(builder.with_swarm_config(|config| config.with_idle_connection_timeout(IDLE)).build())
 }
@@ -203,7 +221,7 @@ fn multiaddr(address: SocketAddr) -> Multiaddr {
 }
 
 /// Waits until the swarm says where it listens.
-async fn listening(swarm: &mut Swarm<Behaviour>) -> Result<SocketAddr, String> {
+async fn listening(swarm: &mut Swarm<Network>) -> Result<SocketAddr, String> {
     let wait = async {
         loop {
             match swarm.select_next_some().await {
@@ -228,7 +246,7 @@ async fn listening(swarm: &mut Swarm<Behaviour>) -> Result<SocketAddr, String> {
 }
 
 /// Drives the swarm, and tells who dialed what became of it.
-async fn run(mut swarm: Swarm<Behaviour>, mut dials: mpsc::Receiver<(Multiaddr, Dialed)>) {
+async fn run(mut swarm: Swarm<Network>, mut dials: mpsc::Receiver<(Multiaddr, Dialed)>) {
     let mut dialing: HashMap<ConnectionId, Dialed> = HashMap::new();
     loop {
         tokio::select! {
@@ -245,6 +263,13 @@ async fn run(mut swarm: Swarm<Behaviour>, mut dials: mpsc::Receiver<(Multiaddr, 
                     if let Some(dialed) = dialing.remove(&connection_id) {
                         let _ = dialed.send(Ok(peer_id));
                     }
+                }
+                SwarmEvent::Behaviour(NetworkEvent::Ping(ping::Event {
+                    connection,
+                    result: Err(_),
+                    ..
+                })) => {
+                    let _ = swarm.close_connection(connection);
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     if let Some(dialed) = dialing.remove(&connection_id) {
@@ -357,7 +382,7 @@ async fn send(stream: &mut Stream, message: &impl serde::Serialize) -> Result<()
 }
 
 async fn receive<T: serde::de::DeserializeOwned>(stream: &mut Stream) -> Result<T, String> {
-    let frame = Frame::read(stream).await.map_err(|error| error.to_string())?;
+    let frame = Frame::read_up_to(HELLO_MAX_BYTES, stream).await.map_err(|e| e.to_string())?;
     if frame.kind != FrameKind::Hello {
         return Err("a lane that does not begin with an introduction".into());
     }

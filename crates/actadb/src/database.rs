@@ -16,14 +16,14 @@ use actadb_store::meta::{Directory, Meta, Seat};
 use actadb_store::open::open_bucket;
 use actadb_store::reader::{Page, Reader};
 use kameo::prelude::*;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::cluster::join::join;
 use crate::cluster::links::{Links, node_of};
-use crate::cluster::node_files::record_path;
+use crate::cluster::node_files::{note_created, record_path};
 use crate::cluster::topology_actor::{HandOver, TopologyActor};
 use crate::door::PartitionDoor;
 use crate::error::{OpenError, ReadError};
@@ -82,6 +82,8 @@ pub(crate) struct BucketHandle {
 pub(crate) struct BucketParts {
     pub(crate) reader: Reader,
     pub(crate) writer: ActorRef<SegmentWriterActor>,
+    /// Where it is asked what is committed in the group; `None` of a node that is alone.
+    pub(crate) reads: Option<mpsc::Sender<oneshot::Sender<()>>>,
     pub(crate) permits: Arc<Semaphore>,
 }
 
@@ -135,6 +137,9 @@ impl Database {
             .with_open_files(options.open_files)
             .with_index_cache(options.index_cache_bytes);
         let directory = Arc::new(directory);
+        if joined.is_some() {
+            note_created(&*options.disk, &options.dir)?;
+        }
         if joined.is_some() && directory.meta().database != database {
             return Err(OpenError::Cluster(format!(
                 "{} holds a database of its own and not this cluster's; nothing is changed",
@@ -142,6 +147,10 @@ impl Database {
             )));
         }
 
+        let expected = match &joined {
+            Some(joined) => joined.seat.clone(),
+            None => Seat::single(directory.meta().database),
+        };
         let mut opened = Vec::new();
         for bucket in partitioning.all_buckets() {
             let directory = directory.clone();
@@ -149,7 +158,9 @@ impl Database {
             let outcome = match executor.read(job).await {
                 // An older program has no business in any part of a newer database.
                 Some(Err(error)) if error.is_newer_format() => return Err(error.into()),
-                outcome => outcome,
+                outcome => {
+                    outcome.map(|outcome| outcome.and_then(|bucket| bucket.seated(&expected)))
+                }
             };
             opened.push((bucket, outcome));
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actadb_bucket::writer_side::{WriterInput, WriterOutput, WriterSide};
 use actadb_model::entry::Proposal;
 use actadb_model::ids::PartitionId;
-use actadb_model::limits::PEER_MESSAGE_BYTES;
+use actadb_model::limits::{PEER_MESSAGE_BYTES, READS_WAITING};
 use actadb_model::outcome::ClosedReason;
 use actadb_model::time::Now;
 use actadb_partition::message::FromReplica;
@@ -45,10 +45,6 @@ pub(crate) struct WantSync;
 #[derive(Debug)]
 pub(crate) struct Confirm(pub(crate) PartitionId, pub(crate) u64);
 
-/// Tell when everything is published here that is committed in the group now.
-#[derive(Debug)]
-pub(crate) struct ReadIndex(pub(crate) oneshot::Sender<()>);
-
 /// Close the bucket for good.
 #[derive(Debug)]
 pub(crate) struct Close(pub(crate) ClosedReason);
@@ -80,9 +76,6 @@ pub(crate) struct SegmentWriterActor {
     pub(crate) sealed: (mpsc::Sender<WriterInput>, mpsc::Receiver<WriterInput>),
     /// The way to the other replicas; `None` of a node that is alone.
     pub(crate) peers: Option<Peers>,
-    /// Those who asked what is committed, by number.
-    pub(crate) readers: HashMap<u64, oneshot::Sender<()>>,
-    pub(crate) next_reader: u64,
     pub(crate) stopping: Vec<oneshot::Sender<()>>,
     /// Kept for its memory.
     pub(crate) outputs: Vec<WriterOutput>,
@@ -93,6 +86,12 @@ pub(crate) struct SegmentWriterActor {
 pub(crate) struct Peers {
     pub(crate) links: Arc<Links>,
     pub(crate) inbox: mpsc::Receiver<FromPeer>,
+    /// Questions for what is committed in the group.
+    pub(crate) reads: mpsc::Receiver<oneshot::Sender<()>>,
+    /// Those who go with the next question; one is under way at a time.
+    pub(crate) waiting: Vec<oneshot::Sender<()>>,
+    /// Those who wait for the one under way.
+    pub(crate) asked: Vec<oneshot::Sender<()>>,
     /// Reads old entries for those that are behind.
     pub(crate) entries: Arc<Mutex<EntryReader>>,
     /// Replicas that a message did not reach.
@@ -106,9 +105,29 @@ impl SegmentWriterActor {
 
     fn step_at(&mut self, now: Now, input: WriterInput) {
         self.step_once(now, input);
+        self.ask_waiting(now);
         while let Some(replica) = self.peers.as_mut().and_then(|p| p.unreachable.pop_first()) {
             self.step_once(now, WriterInput::Unreachable(replica));
         }
+    }
+
+    /// Puts the next question, when none is under way.
+    fn ask_waiting(&mut self, now: Now) {
+        let Some(peers) = &mut self.peers else { return };
+        if peers.asked.is_empty() && !peers.waiting.is_empty() {
+            peers.asked = std::mem::take(&mut peers.waiting);
+            self.step_once(now, WriterInput::Read(0));
+        }
+    }
+
+    fn take_read(&mut self, reader: oneshot::Sender<()>) {
+        let Some(peers) = &mut self.peers else { return };
+        // Without a majority nobody is answered: those who gave up make room.
+        if peers.waiting.len() >= READS_WAITING {
+            peers.waiting.retain(|reader| !reader.is_closed());
+        }
+        peers.waiting.push(reader);
+        self.ask_waiting(self.clock.now());
     }
 
     fn step_once(&mut self, now: Now, input: WriterInput) {
@@ -125,8 +144,8 @@ impl SegmentWriterActor {
                 WriterOutput::Seal(task) => self.seal(task),
                 WriterOutput::Send(message) => self.send(&message),
                 WriterOutput::Fetch { first, end } => self.fetch_entries(first, end),
-                WriterOutput::ReadAt(number) => {
-                    if let Some(reader) = self.readers.remove(&number) {
+                WriterOutput::ReadAt(_) => {
+                    for reader in self.peers.iter_mut().flat_map(|peers| peers.asked.drain(..)) {
                         let _ = reader.send(());
                     }
                 }
@@ -220,11 +239,20 @@ impl SegmentWriterActor {
     }
 }
 
-/// What another replica says next; never, of a node that is alone.
-async fn hear(peers: &mut Option<Peers>) -> Option<FromPeer> {
-    match peers {
-        Some(peers) => peers.inbox.recv().await,
-        None => std::future::pending().await,
+/// What concerns the group.
+enum Heard {
+    Peer(FromPeer),
+    Read(oneshot::Sender<()>),
+}
+
+/// What another replica says next, or who asks for the group; never, of a node that is alone.
+async fn hear(peers: &mut Option<Peers>) -> Option<Heard> {
+    let Some(peers) = peers else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        Some(from) = peers.inbox.recv() => Some(Heard::Peer(from)),
+        Some(reader) = peers.reads.recv() => Some(Heard::Read(reader)),
+        else => std::future::pending().await,
     }
 }
 
@@ -277,11 +305,18 @@ impl Actor for SegmentWriterActor {
                     }
                 },
                 Some(input) = self.sealed.1.recv() => self.step(input),
-                Some(from) = hear(&mut self.peers) => self.step(match from {
-                    FromPeer::Message(message) => WriterInput::Peer(message),
-                    FromPeer::Lost(replica) => WriterInput::Unreachable(replica),
-                    FromPeer::HandOver(replica) => WriterInput::HandOver(replica),
-                }),
+                Some(heard) = hear(&mut self.peers) => match heard {
+                    Heard::Peer(FromPeer::Message(message)) => {
+                        self.step(WriterInput::Peer(message));
+                    }
+                    Heard::Peer(FromPeer::Lost(replica)) => {
+                        self.step(WriterInput::Unreachable(replica));
+                    }
+                    Heard::Peer(FromPeer::HandOver(replica)) => {
+                        self.step(WriterInput::HandOver(replica));
+                    }
+                    Heard::Read(reader) => self.take_read(reader),
+                },
                 signal = mailbox.recv() => return Ok(signal),
                 () = tick => self.step(WriterInput::Tick),
             }
@@ -314,18 +349,6 @@ impl Message<Confirm> for SegmentWriterActor {
     async fn handle(&mut self, question: Confirm, _: &mut Context<Self, ()>) {
         let Confirm(partition, number) = question;
         self.step(WriterInput::Confirm(partition, number));
-    }
-}
-
-impl Message<ReadIndex> for SegmentWriterActor {
-    type Reply = ();
-
-    async fn handle(&mut self, ReadIndex(answer): ReadIndex, _: &mut Context<Self, ()>) {
-        // Those who gave up need no answer.
-        self.readers.retain(|_, reader| !reader.is_closed());
-        self.next_reader += 1;
-        self.readers.insert(self.next_reader, answer);
-        self.step(WriterInput::Read(self.next_reader));
     }
 }
 

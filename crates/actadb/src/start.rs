@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use actadb_bucket::partition_side::PartitionSide;
 use actadb_bucket::writer_side::{WriterSide, WriterStart};
 use actadb_model::ids::{BucketId, PartitionId};
-use actadb_model::limits::{BUCKET_INBOX, FULL_SEGMENTS_MAX, PERMIT_MIN_BYTES};
+use actadb_model::limits::{BUCKET_INBOX, FULL_SEGMENTS_MAX, PERMIT_MIN_BYTES, READS_WAITING};
 use actadb_model::outcome::ClosedReason;
 use actadb_partition::core::{Rules, Start};
 use actadb_store::entries::EntryReader;
@@ -198,6 +198,8 @@ impl Starter {
             to_partitions.insert(partition, sender);
             from_writer.push((partition, receiver));
         }
+        let (reads, reads_in) = mpsc::channel(READS_WAITING);
+        let reads = peers.is_some().then_some(reads);
         let writer = SegmentWriterActor {
             side: WriterSide::new(start, opened.publisher),
             clock: self.clock,
@@ -212,11 +214,12 @@ impl Starter {
             peers: peers.map(|(links, inbox)| Peers {
                 links,
                 inbox,
+                reads: reads_in,
+                waiting: Vec::new(),
+                asked: Vec::new(),
                 entries: Arc::new(Mutex::new(EntryReader::new(reader.clone()))),
                 unreachable: BTreeSet::new(),
             }),
-            readers: HashMap::new(),
-            next_reader: 0,
             stopping: Vec::new(),
             outputs: Vec::new(),
         };
@@ -268,7 +271,7 @@ impl Starter {
                 board: board.clone(),
             });
         }
-        Ok(BucketParts { reader, writer, permits })
+        Ok(BucketParts { reader, writer, reads, permits })
     }
 }
 

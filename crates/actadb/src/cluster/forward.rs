@@ -13,7 +13,6 @@ use crate::bells::{Bell, Place};
 use crate::cluster::links::{Links, node_of};
 use crate::database::Database;
 use crate::error::ReadError;
-use crate::segment_writer_actor::ReadIndex;
 
 /// How soon an append that found no leader looks for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -22,6 +21,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 fn not_the_leader(results: &[AppendResult]) -> bool {
     let refused =
         |result: &AppendResult| matches!(result, Err(AppendError::Refused(Refusal::NotLeader)));
+    !results.is_empty() && results.iter().all(refused)
+}
+
+/// Whether another node may take what this one refused for itself.
+fn goes_elsewhere(results: &[AppendResult]) -> bool {
+    let refused = |result: &AppendResult| {
+        let Err(AppendError::Refused(refusal)) = result else { return false };
+        matches!(refusal, Refusal::NotLeader | Refusal::Stopping | Refusal::Closed(_))
+    };
     !results.is_empty() && results.iter().all(refused)
 }
 
@@ -37,8 +45,10 @@ impl Database {
     ) -> Vec<AppendResult> {
         let deadline = Instant::now() + self.inner.options.append_timeout;
         let count = group.len();
+        let mut tries = 0;
         loop {
-            let leader = node_of(self.bucket_of(partition).board.leader());
+            let leader = self.leader_of(links, partition, tries);
+            tries += 1;
             let results = match leader {
                 None => vec![Err(Refusal::NotLeader.into()); count],
                 Some(node) if node == links.node => {
@@ -59,6 +69,18 @@ impl Database {
         }
     }
 
+    /// The node that leads a partition's bucket, as far as this one knows. One whose own bucket is
+    /// closed hears nothing any more, and asks the others in turn.
+    fn leader_of(&self, links: &Links, partition: PartitionId, tries: usize) -> Option<u8> {
+        let board = &self.bucket_of(partition).board;
+        if board.closed().is_none() {
+            return node_of(board.leader());
+        }
+        let nodes = links.door.members().hello().shape.nodes;
+        let others: Vec<u8> = (0..nodes).filter(|node| links.is_connected(*node)).collect();
+        others.get(tries % others.len().max(1)).copied()
+    }
+
     async fn append_there(
         &self,
         links: &Links,
@@ -70,10 +92,17 @@ impl Database {
     ) -> Vec<AppendResult> {
         let count = group.len();
         let bucket = self.partitioning().bucket_of(partition);
-        let Some(answer) = links.forward(node, bucket, partition, connection, group) else {
+        let forwarded = links.forward(node, bucket, partition, connection, group);
+        let Some((token, answer)) = forwarded else {
             return vec![Err(Refusal::NotLeader.into()); count];
         };
-        let results = match timeout_at(deadline, answer).await {
+        let answer = timeout_at(deadline, answer).await;
+        links.forget(token);
+        let results = match answer {
+            // That node takes no appends; nothing was appended, and another one may.
+            Ok(Ok(results)) if results.len() == count && goes_elsewhere(&results) => {
+                return vec![Err(Refusal::NotLeader.into()); count];
+            }
             Ok(Ok(results)) if results.len() == count => results,
             Ok(_lost) => return vec![Err(Unknown::Uncertain.into()); count],
             Err(_elapsed) => return vec![Err(Unknown::Timeout.into()); count],
@@ -89,6 +118,10 @@ impl Database {
     /// Waits until a sequence can be read on this node, but not longer than `deadline`.
     async fn published(&self, partition: PartitionId, sequence: u64, deadline: Instant) {
         let Ok(reader) = self.reader(partition) else { return };
+        // A bucket that is closed here moves no more.
+        if self.bucket_of(partition).board.closed().is_some() {
+            return;
+        }
         let bell = Arc::new(Bell::default());
         let bells = &self.bucket_of(partition).bells;
         let _hung = bells.hang(&bell, vec![Place::Partition(partition)]);
@@ -122,12 +155,16 @@ impl Database {
         if self.inner.links.is_none() {
             return Ok(());
         }
-        let Some(parts) = &self.bucket_of(partition).parts else { return Ok(()) };
+        let bucket = self.bucket_of(partition);
+        // What is closed here is as old as it is: another node knows.
+        let Some(parts) = bucket.parts.as_ref().filter(|_| bucket.board.closed().is_none()) else {
+            return Err(ReadError::NoQuorum);
+        };
+        let Some(reads) = &parts.reads else { return Ok(()) };
         let (sender, answer) = oneshot::channel();
         let deadline = Instant::now() + self.inner.options.append_timeout;
-        let asked = parts.writer.tell(ReadIndex(sender)).await;
         let answered = async {
-            asked.map_err(|_| ReadError::NoQuorum)?;
+            reads.send(sender).await.map_err(|_| ReadError::NoQuorum)?;
             answer.await.map_err(|_| ReadError::NoQuorum)
         };
         timeout_at(deadline, answered).await.unwrap_or(Err(ReadError::NoQuorum))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actadb_membership::members::Members;
 use actadb_membership::record::{Hello, PROTOCOL_VERSION, Record, Shape};
-use actadb_model::limits::NODES_MAX;
+use actadb_model::limits::{FORWARDED_MAX_BYTES, NODES_MAX};
 use actadb_store::meta::Seat;
 use actadb_transport::frame::FrameKind;
 use actadb_transport::libp2p_peers::{Libp2pPeers, Settings, new_identity};
@@ -16,7 +16,9 @@ use tokio::time::interval;
 use uuid::Uuid;
 
 use crate::cluster::links::{Door, Links, replica_of};
-use crate::cluster::node_files::{NodeIdentity, read_record, start_identity, write_record};
+use crate::cluster::node_files::{
+    NodeIdentity, read_identity, read_record, start_identity, write_record,
+};
 use crate::cluster::options::ClusterOptions;
 use crate::error::OpenError;
 use crate::options::{FsyncMode, Options};
@@ -53,6 +55,12 @@ pub(crate) fn check(options: &Options, cluster: &ClusterOptions) -> Result<(), O
                 .into(),
         );
     }
+    if options.transaction_limit() > FORWARDED_MAX_BYTES {
+        return wrong(format!(
+            "append.max_transaction_bytes must be at most {FORWARDED_MAX_BYTES} in a cluster, got {}",
+            options.transaction_limit()
+        ));
+    }
     Ok(())
 }
 
@@ -60,7 +68,25 @@ pub(crate) fn check(options: &Options, cluster: &ClusterOptions) -> Result<(), O
 pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<Joined, OpenError> {
     check(options, cluster)?;
     let (disk, dir) = (&*options.disk, options.dir.as_path());
-    let new = || NodeIdentity { storage: Uuid::new_v4(), boot: 0, key: new_identity() };
+    let meta = disk.exists(&dir.join("meta"));
+    let meta = meta.map_err(|e| OpenError::Cluster(format!("{}: {e}", dir.display())))?;
+    let first = read_identity(disk, dir)?;
+    if meta && first.is_none() {
+        return Err(OpenError::Cluster(format!(
+            "{} holds a database of its own; nothing is changed. Export it, and import it into the \
+             cluster",
+            dir.display()
+        )));
+    }
+    if !meta && first.is_some_and(|identity| identity.created) {
+        return Err(OpenError::Cluster(format!(
+            "{} has lost its data: this node has forgotten what it promised, and must not come back \
+             without it; put the whole directory back",
+            dir.display()
+        )));
+    }
+    let new =
+        || NodeIdentity { storage: Uuid::new_v4(), boot: 0, key: new_identity(), created: false };
     let identity = start_identity(disk, dir, new)?;
     let shape = Shape {
         nodes: cluster.peers.len() as u8,
@@ -108,12 +134,14 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
     let links = Arc::new(Links::new(cluster.node, door, peers));
     let record = form(&links, &mut events).await?;
     if !known {
+        // Before anyone is told: the founder must not forget what it has founded.
         write_record(disk, dir, &record)?;
         tracing::info!(cluster = %record.cluster, "the cluster is formed");
-    }
-    // Not before it is written down here: the founder must not forget whom it has told.
-    if !known && cluster.node == 0 {
-        tell_formed(&links, &record);
+        let taken = links.door.members().formed(record.clone());
+        taken.map_err(|refusal| OpenError::Cluster(refusal.to_string()))?;
+        for node in (0..shape.nodes).filter(|node| *node != cluster.node) {
+            links.tell_formed(node);
+        }
     }
     let seat = Seat {
         replica: replica_of(cluster.node),
@@ -128,7 +156,7 @@ async fn form(links: &Links, events: &mut mpsc::Receiver<PeerEvent>) -> Result<R
     let mut told = interval(WAITING_TOLD);
     loop {
         {
-            let mut members = links.door.members();
+            let members = links.door.members();
             if let Some(record) = members.record() {
                 return Ok(record.clone());
             }
@@ -160,13 +188,5 @@ fn take_formed(links: &Links, node: u8, body: &[u8]) {
     });
     if let Err(error) = formed {
         tracing::error!(node, %error, "a node tells of a cluster that is not this one's");
-    }
-}
-
-/// Tells all that are connected; whoever connects later is told with the introduction.
-fn tell_formed(links: &Links, record: &Record) {
-    let body = serde_json::to_vec(record).expect("a record is plain values");
-    for node in (0..record.shape.nodes).filter(|node| *node != links.node) {
-        let _ = links.send(node, FrameKind::Formed, 0, body.clone().into());
     }
 }

@@ -87,6 +87,15 @@ impl Links {
         self.transport.send(node, Frame { kind, group, body })
     }
 
+    /// Tells a node what was fixed when the cluster was formed.
+    pub(crate) fn tell_formed(&self, node: u8) {
+        let record = self.door.members().record().cloned();
+        let body = record.and_then(|record| serde_json::to_vec(&record).ok());
+        if let Some(body) = body {
+            let _ = self.send(node, FrameKind::Formed, 0, body.into());
+        }
+    }
+
     /// Whether frames to a node are sent now.
     pub(crate) fn is_connected(&self, node: u8) -> bool {
         self.transport.is_connected(node)
@@ -98,8 +107,9 @@ impl Links {
         self.send(node, FrameKind::Replica, bucket.0, message.encode())
     }
 
-    /// Asks another node to append. The receiver is dropped when the connection is lost: the
-    /// outcome is unknown then. `None`: nothing was sent.
+    /// Asks another node to append; answers the token of the question, to be
+    /// [forgotten](Self::forget) by who waits no longer. The receiver is dropped when the
+    /// connection is lost: the outcome is unknown then. `None`: nothing was sent.
     pub(crate) fn forward(
         &self,
         node: u8,
@@ -107,7 +117,7 @@ impl Links {
         partition: PartitionId,
         connection: u64,
         transactions: Vec<Transaction>,
-    ) -> Option<oneshot::Receiver<Vec<AppendResult>>> {
+    ) -> Option<(u64, oneshot::Receiver<Vec<AppendResult>>)> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         // Connections of different nodes have different numbers.
         let connection = connection << 8 | u64::from(self.node);
@@ -119,7 +129,12 @@ impl Links {
             self.pending().remove(&token);
             return None;
         }
-        Some(receiver)
+        Some((token, receiver))
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(crate) fn forget(&self, token: u64) {
+        self.pending().remove(&token);
     }
 
     /// An append that was forwarded is answered.

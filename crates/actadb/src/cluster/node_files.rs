@@ -19,6 +19,9 @@ pub(crate) struct NodeIdentity {
     pub(crate) boot: u64,
     /// Its key in the network.
     pub(crate) key: Vec<u8>,
+    /// Whether its data was made: if it is gone, it was lost.
+    #[serde(default)]
+    pub(crate) created: bool,
 }
 
 pub(crate) fn identity_path(dir: &Path) -> PathBuf {
@@ -27,6 +30,24 @@ pub(crate) fn identity_path(dir: &Path) -> PathBuf {
 
 pub(crate) fn record_path(dir: &Path) -> PathBuf {
     dir.join("cluster.json")
+}
+
+/// The identity, if there is one.
+pub(crate) fn read_identity(
+    disk: &dyn Disk,
+    dir: &Path,
+) -> Result<Option<NodeIdentity>, OpenError> {
+    read(disk, &identity_path(dir))
+}
+
+/// Notes that the data of this node is made.
+pub(crate) fn note_created(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+    match read_identity(disk, dir)? {
+        Some(identity) if !identity.created => {
+            write(disk, &identity_path(dir), &NodeIdentity { created: true, ..identity })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads the identity, or makes one, and counts this start.
@@ -94,9 +115,15 @@ mod tests {
     #[test]
     fn an_identity_is_made_once_and_counts_its_starts() {
         let (disk, dir) = (SimDisk::new(), Path::new("/db"));
-        let new = || NodeIdentity { storage: Uuid::from_u128(7), boot: 0, key: vec![1, 2] };
+        let new = || NodeIdentity {
+            storage: Uuid::from_u128(7),
+            boot: 0,
+            key: vec![1, 2],
+            created: false,
+        };
         assert_eq!(start_identity(&disk, dir, new).expect("made").boot, 1);
-        let other = || NodeIdentity { storage: Uuid::from_u128(8), boot: 0, key: vec![3] };
+        let other =
+            || NodeIdentity { storage: Uuid::from_u128(8), boot: 0, key: vec![3], created: false };
         let again = start_identity(&disk, dir, other).expect("read");
         assert_eq!((again.boot, again.storage), (2, Uuid::from_u128(7)));
         disk.damage(&identity_path(dir), |bytes| bytes[0] = b'x');

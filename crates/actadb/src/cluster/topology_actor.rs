@@ -77,7 +77,8 @@ impl TopologyActor {
 
     fn hear(&mut self, event: PeerEvent) {
         match event {
-            PeerEvent::Connected(_) => {}
+            // It may have introduced itself before the cluster was formed.
+            PeerEvent::Connected(node) => self.links.tell_formed(node),
             PeerEvent::Lost(node) => {
                 self.links.lost(node);
                 for bucket in self.buckets.iter().flatten() {
