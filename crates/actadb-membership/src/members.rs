@@ -172,9 +172,9 @@ impl Members {
         Ok(())
     }
 
-    /// What the cluster would be, if it is this node's to form it and it has heard of all others: of
-    /// a node that belongs to a cluster already it must not. `cluster` is drawn by the caller, who
-    /// writes the record down and then [takes it over](Self::formed).
+    /// What the cluster would be, if it is this node's to form it and it has heard of all others:
+    /// of a node that belongs to a cluster already it must not. `cluster` is drawn by the caller,
+    /// who writes the record down and then [takes it over](Self::formed).
     #[must_use]
     pub fn found(&self, cluster: Uuid) -> Option<Record> {
         let others_are_new = self.seen.values().all(|hello| hello.cluster.is_none());

@@ -59,8 +59,8 @@ impl OpenedBucket {
             return Ok(self);
         }
         let what = format!(
-            "the slots are those of replica {replica_id} among {voters:?}, and this node is replica \
-             {} among {:?}",
+            "the slots are those of replica {replica_id} among {voters:?}, and this node is \
+             replica {} among {:?}",
             seat.replica, seat.voters
         );
         Err(Damage::new(&self.writer.slots_path(), 0, what).into())

@@ -57,7 +57,8 @@ pub(crate) fn check(options: &Options, cluster: &ClusterOptions) -> Result<(), O
     }
     if options.transaction_limit() > FORWARDED_MAX_BYTES {
         return wrong(format!(
-            "append.max_transaction_bytes must be at most {FORWARDED_MAX_BYTES} in a cluster, got {}",
+            "append.max_transaction_bytes must be at most {FORWARDED_MAX_BYTES} in a cluster, \
+             got {}",
             options.transaction_limit()
         ));
     }
@@ -80,8 +81,8 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
     }
     if !meta && first.is_some_and(|identity| identity.created) {
         return Err(OpenError::Cluster(format!(
-            "{} has lost its data: this node has forgotten what it promised, and must not come back \
-             without it; put the whole directory back",
+            "{} has lost its data: this node has forgotten what it promised, and must not come \
+             back without it; put the whole directory back",
             dir.display()
         )));
     }
