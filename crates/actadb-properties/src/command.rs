@@ -8,7 +8,7 @@ use actadb_protocol::args::PartitionSelector;
 use actadb_protocol::catalog::COMMANDS;
 use actadb_protocol::connection::{Client, Commands, Hello};
 use actadb_protocol::error::ErrorReply;
-use actadb_protocol::read::{ScanRange, StreamScan};
+use actadb_protocol::read::{Consistency, ScanRange, StreamScan, VersionOf};
 use actadb_protocol::reply::{Protocol, Reply};
 use actadb_protocol::request::{Request, parse};
 use actadb_protocol::subscribe::{
@@ -23,7 +23,7 @@ use crate::script::Script;
 /// Longest error: two quotations of 128 bytes, each byte perhaps a character of three, and words.
 const ERROR_BYTES_MAX: usize = 1024;
 
-const WORDS: [&str; 56] = [
+const WORDS: [&str; 59] = [
     "FROM",
     "LATEST",
     "MAP",
@@ -35,6 +35,9 @@ const WORDS: [&str; 56] = [
     "PREFIX",
     "PROGRESS",
     "BLOCK",
+    "READ",
+    "LOCAL",
+    "LINEARIZABLE",
     "1,3-5",
     "EVENT_ID",
     "PARTITION_KEY",
@@ -173,7 +176,10 @@ fn write(request: &Request) -> Vec<Bytes> {
             words.extend(["EMAPPEND".into(), text(transaction.partition_key())]);
             append(transaction, false, &mut words);
         }
-        Request::Get(id) => words = named("EGET", &[text(id)]),
+        Request::Get(id, consistency) => {
+            words = named("EGET", &[text(id)]);
+            read(*consistency, &mut words);
+        }
         Request::ScanStream(StreamScan { stream, partition_key, range }) => {
             words.extend(["ESCAN".into(), text(stream)]);
             scan(range, &mut words);
@@ -185,13 +191,17 @@ fn write(request: &Request) -> Vec<Bytes> {
             words.extend(["EPSCAN".into(), partition(selector)]);
             scan(range, &mut words);
         }
-        Request::StreamVersion(stream, key) => {
+        Request::StreamVersion(VersionOf { stream, partition_key, consistency }) => {
             words.extend(["ESVER".into(), text(stream)]);
-            if let Some(key) = key {
+            if let Some(key) = partition_key {
                 words.extend(["PARTITION_KEY".into(), text(key)]);
             }
+            read(*consistency, &mut words);
         }
-        Request::PartitionSequence(selector) => words = named("EPSEQ", &[partition(selector)]),
+        Request::PartitionSequence(selector, consistency) => {
+            words = named("EPSEQ", &[partition(selector)]);
+            read(*consistency, &mut words);
+        }
         Request::SubscribeStreams(StreamSubscription { streams, options }) => {
             words.push("ESUB".into());
             for (stream, key) in streams {
@@ -330,6 +340,15 @@ fn scan(range: &ScanRange, words: &mut Vec<Bytes>) {
     if let Some(ms) = range.block_ms {
         words.extend(["BLOCK".into(), text(ms)]);
     }
+    read(range.consistency, words);
+}
+
+fn read(consistency: Consistency, words: &mut Vec<Bytes>) {
+    words.push("READ".into());
+    words.push(match consistency {
+        Consistency::Local => "LOCAL".into(),
+        Consistency::Linearizable => "LINEARIZABLE".into(),
+    });
 }
 
 fn append(transaction: &Transaction, with_key: bool, words: &mut Vec<Bytes>) {

@@ -132,7 +132,8 @@ pub fn is_word(argument: &[u8], word: &str) -> bool {
     argument.eq_ignore_ascii_case(word.as_bytes())
 }
 
-fn bad(name: &str, wanted: &str, got: &[u8]) -> ErrorReply {
+/// The words for a value that is none of those wanted.
+pub(crate) fn bad(name: &str, wanted: &str, got: &[u8]) -> ErrorReply {
     let got = printable(got, SHOWN_BYTES);
     ErrorReply::invalid(format!("{name} must be {wanted}, got '{got}'"))
 }

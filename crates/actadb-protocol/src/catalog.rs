@@ -79,13 +79,21 @@ pub const COMMANDS: &[CommandInfo] = &[
          [TIMESTAMP ms] [PAYLOAD bytes] [METADATA bytes] [DURABLE])+",
         "Appends several events of one partition, all or none.",
     ),
-    command(Group::Events, "EGET", 2, FAST, "<event_id>", "Reads the event with an id."),
+    command(
+        Group::Events,
+        "EGET",
+        -2,
+        FAST,
+        "<event_id> [READ LOCAL|LINEARIZABLE]",
+        "Reads the event with an id.",
+    ),
     command(
         Group::Events,
         "ESCAN",
         -4,
         READ,
-        "<stream> <start|-> <end|+> [PARTITION_KEY uuid] [COUNT n] [REV] [BLOCK ms]",
+        "<stream> <start|-> <end|+> [PARTITION_KEY uuid] [COUNT n] [REV] [BLOCK ms] \
+         [READ LOCAL|LINEARIZABLE]",
         "Reads a page of a stream, by version.",
     ),
     command(
@@ -93,7 +101,7 @@ pub const COMMANDS: &[CommandInfo] = &[
         "EPSCAN",
         -4,
         READ,
-        "<partition|key> <start|-> <end|+> [COUNT n] [REV] [BLOCK ms]",
+        "<partition|key> <start|-> <end|+> [COUNT n] [REV] [BLOCK ms] [READ LOCAL|LINEARIZABLE]",
         "Reads a page of a partition, by sequence.",
     ),
     command(
@@ -101,15 +109,15 @@ pub const COMMANDS: &[CommandInfo] = &[
         "ESVER",
         -2,
         FAST,
-        "<stream> [PARTITION_KEY uuid]",
+        "<stream> [PARTITION_KEY uuid] [READ LOCAL|LINEARIZABLE]",
         "Tells the latest version of a stream.",
     ),
     command(
         Group::Events,
         "EPSEQ",
-        2,
+        -2,
         FAST,
-        "<partition|key>",
+        "<partition|key> [READ LOCAL|LINEARIZABLE]",
         "Tells the last sequence of a partition.",
     ),
     command(

@@ -6,10 +6,19 @@ use actadb_model::names::StreamId;
 use uuid::Uuid;
 
 use crate::args::{
-    Arguments, Once, PartitionSelector, bounded, is_word, number, partition, partition_key,
+    Arguments, Once, PartitionSelector, bad, bounded, is_word, number, partition, partition_key,
     scan_end, scan_start, stream_id, uuid,
 };
 use crate::error::ErrorReply;
+
+/// How much a read must know. On a node that is alone both are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// What the node that is asked has: a prefix of the log, in order, which may be a moment behind.
+    Local,
+    /// Everything that any node acknowledged before the read was sent.
+    Linearizable,
+}
 
 /// Bounds, size and order of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +33,8 @@ pub struct ScanRange {
     pub reverse: bool,
     /// How long to wait for the first event, in milliseconds; 0 for ever.
     pub block_ms: Option<u64>,
+    /// How much it must know before it reads.
+    pub consistency: Consistency,
 }
 
 /// A page of a stream.
@@ -37,17 +48,43 @@ pub struct StreamScan {
     pub range: ScanRange,
 }
 
-/// `EGET <event_id>`
+/// `READ LOCAL|LINEARIZABLE`
+fn consistency(arguments: &mut Arguments<'_>) -> Result<Consistency, ErrorReply> {
+    let word = arguments.value("READ")?;
+    if is_word(word, "LOCAL") {
+        Ok(Consistency::Local)
+    } else if is_word(word, "LINEARIZABLE") {
+        Ok(Consistency::Linearizable)
+    } else {
+        Err(bad("READ", "LOCAL or LINEARIZABLE", word))
+    }
+}
+
+/// Nothing but `READ` may follow.
+fn only_consistency(
+    mut arguments: Arguments<'_>,
+    otherwise: Consistency,
+) -> Result<Consistency, ErrorReply> {
+    let mut read = Once::new("READ");
+    while let Some(word) = arguments.optional() {
+        if !is_word(word, "READ") {
+            return Err(arguments.unexpected(word));
+        }
+        read.set(consistency(&mut arguments)?)?;
+    }
+    Ok(read.get().unwrap_or(otherwise))
+}
+
+/// `EGET <event_id> [READ c]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
-pub fn get(mut arguments: Arguments<'_>) -> Result<Uuid, ErrorReply> {
+pub fn get(mut arguments: Arguments<'_>) -> Result<(Uuid, Consistency), ErrorReply> {
     let id = uuid("event id", arguments.take()?)?;
-    arguments.end()?;
-    Ok(id)
+    Ok((id, only_consistency(arguments, Consistency::Local)?))
 }
 
-/// `ESCAN <stream> <start|-> <end|+> [PARTITION_KEY u] [COUNT n] [REV] [BLOCK ms]`
+/// `ESCAN <stream> <start|-> <end|+> [PARTITION_KEY u] [COUNT n] [REV] [BLOCK ms] [READ c]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
@@ -57,7 +94,7 @@ pub fn scan_stream(mut arguments: Arguments<'_>) -> Result<StreamScan, ErrorRepl
     Ok(StreamScan { stream, partition_key, range })
 }
 
-/// `EPSCAN <partition> <start|-> <end|+> [COUNT n] [REV] [BLOCK ms]`
+/// `EPSCAN <partition> <start|-> <end|+> [COUNT n] [REV] [BLOCK ms] [READ c]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
@@ -79,6 +116,7 @@ fn range(
     let mut reverse = Once::new("REV");
     let mut key = Once::new("PARTITION_KEY");
     let mut block = Once::new("BLOCK");
+    let mut read = Once::new("READ");
     while let Some(word) = arguments.optional() {
         if is_word(word, "BLOCK") {
             block.set(number("BLOCK", arguments.value("BLOCK")?)?)?;
@@ -87,6 +125,8 @@ fn range(
             count.set(bounded("COUNT", arguments.value("COUNT")?, 1, most)? as usize)?;
         } else if is_word(word, "REV") {
             reverse.set(())?;
+        } else if is_word(word, "READ") {
+            read.set(consistency(&mut arguments)?)?;
         } else if with_key && is_word(word, "PARTITION_KEY") {
             key.set(partition_key(arguments.value("PARTITION_KEY")?)?)?;
         } else {
@@ -95,33 +135,50 @@ fn range(
     }
     let count = count.get().unwrap_or(PAGE_DEFAULT_EVENTS);
     let reverse = reverse.get().is_some();
-    Ok((ScanRange { start, end, count, reverse, block_ms: block.get() }, key.get()))
+    let consistency = read.get().unwrap_or(Consistency::Local);
+    let block_ms = block.get();
+    Ok((ScanRange { start, end, count, reverse, block_ms, consistency }, key.get()))
 }
 
-/// `ESVER <stream> [PARTITION_KEY u]`
+/// The stream whose latest version is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionOf {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its key, when given.
+    pub partition_key: Option<PartitionKey>,
+    /// How much the answer must know.
+    pub consistency: Consistency,
+}
+
+/// `ESVER <stream> [PARTITION_KEY u] [READ c]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
-pub fn stream_version(
-    mut arguments: Arguments<'_>,
-) -> Result<(StreamId, Option<PartitionKey>), ErrorReply> {
+pub fn stream_version(mut arguments: Arguments<'_>) -> Result<VersionOf, ErrorReply> {
     let stream = stream_id(arguments.take()?)?;
     let mut key = Once::new("PARTITION_KEY");
+    let mut read = Once::new("READ");
     while let Some(word) = arguments.optional() {
-        if !is_word(word, "PARTITION_KEY") {
+        if is_word(word, "READ") {
+            read.set(consistency(&mut arguments)?)?;
+        } else if is_word(word, "PARTITION_KEY") {
+            key.set(partition_key(arguments.value("PARTITION_KEY")?)?)?;
+        } else {
             return Err(arguments.unexpected(word));
         }
-        key.set(partition_key(arguments.value("PARTITION_KEY")?)?)?;
     }
-    Ok((stream, key.get()))
+    let consistency = read.get().unwrap_or(Consistency::Linearizable);
+    Ok(VersionOf { stream, partition_key: key.get(), consistency })
 }
 
-/// `EPSEQ <partition>`
+/// `EPSEQ <partition> [READ c]`
 ///
 /// # Errors
 /// By the name and value of what is wrong.
-pub fn partition_sequence(mut arguments: Arguments<'_>) -> Result<PartitionSelector, ErrorReply> {
+pub fn partition_sequence(
+    mut arguments: Arguments<'_>,
+) -> Result<(PartitionSelector, Consistency), ErrorReply> {
     let selector = partition(arguments.take()?)?;
-    arguments.end()?;
-    Ok(selector)
+    Ok((selector, only_consistency(arguments, Consistency::Linearizable)?))
 }

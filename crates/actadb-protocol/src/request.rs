@@ -1,7 +1,5 @@
 //! From the arguments of a request to a command.
 
-use actadb_model::ids::PartitionKey;
-use actadb_model::names::StreamId;
 use actadb_model::transaction::Transaction;
 use bytes::Bytes;
 use uuid::Uuid;
@@ -10,7 +8,7 @@ use crate::args::{Arguments, PartitionSelector};
 use crate::catalog;
 use crate::connection::{self, Client, Commands, Hello};
 use crate::error::ErrorReply;
-use crate::read::{self, ScanRange, StreamScan};
+use crate::read::{self, Consistency, ScanRange, StreamScan, VersionOf};
 use crate::subscribe::{self, PartitionSubscription, StreamSubscription};
 
 /// A command with its values checked.
@@ -21,15 +19,15 @@ pub enum Request {
     /// `EMAPPEND`
     AppendMany(Transaction),
     /// `EGET`
-    Get(Uuid),
+    Get(Uuid, Consistency),
     /// `ESCAN`
     ScanStream(StreamScan),
     /// `EPSCAN`
     ScanPartition(PartitionSelector, ScanRange),
     /// `ESVER`
-    StreamVersion(StreamId, Option<PartitionKey>),
+    StreamVersion(VersionOf),
     /// `EPSEQ`
-    PartitionSequence(PartitionSelector),
+    PartitionSequence(PartitionSelector, Consistency),
     /// `ESUB`
     SubscribeStreams(StreamSubscription),
     /// `EPSUB`
@@ -126,17 +124,20 @@ pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
     Ok(match command.name {
         "EAPPEND" => Request::Append(crate::append::append(arguments)?),
         "EMAPPEND" => Request::AppendMany(crate::append::append_many(arguments)?),
-        "EGET" => Request::Get(read::get(arguments)?),
+        "EGET" => {
+            let (id, consistency) = read::get(arguments)?;
+            Request::Get(id, consistency)
+        }
         "ESCAN" => Request::ScanStream(read::scan_stream(arguments)?),
         "EPSCAN" => {
             let (selector, range) = read::scan_partition(arguments)?;
             Request::ScanPartition(selector, range)
         }
-        "ESVER" => {
-            let (stream, key) = read::stream_version(arguments)?;
-            Request::StreamVersion(stream, key)
+        "ESVER" => Request::StreamVersion(read::stream_version(arguments)?),
+        "EPSEQ" => {
+            let (selector, consistency) = read::partition_sequence(arguments)?;
+            Request::PartitionSequence(selector, consistency)
         }
-        "EPSEQ" => Request::PartitionSequence(read::partition_sequence(arguments)?),
         "ESUB" => Request::SubscribeStreams(subscribe::subscribe_streams(arguments)?),
         "EPSUB" => Request::SubscribePartitions(subscribe::subscribe_partitions(arguments)?),
         "EACK" => {

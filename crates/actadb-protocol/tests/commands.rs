@@ -10,7 +10,7 @@ use actadb_protocol::args::PartitionSelector;
 use actadb_protocol::catalog::COMMANDS;
 use actadb_protocol::connection::{Client, ClusterCommand, Commands, Hello};
 use actadb_protocol::error::{Code, ErrorReply};
-use actadb_protocol::read::{ScanRange, StreamScan};
+use actadb_protocol::read::{Consistency, ScanRange, StreamScan, VersionOf};
 use actadb_protocol::reply::Protocol;
 use actadb_protocol::request::{Request, parse};
 use actadb_protocol::subscribe::{
@@ -90,17 +90,27 @@ fn own_id() -> Uuid {
 }
 
 fn range(start: u64, end: u64, count: usize, reverse: bool) -> ScanRange {
-    ScanRange { start, end, count, reverse, block_ms: None }
+    ScanRange { start, end, count, reverse, block_ms: None, consistency: Consistency::Local }
 }
 
 fn stream_scan(partition_key: Option<PartitionKey>, range: ScanRange) -> Request {
     Request::ScanStream(StreamScan { stream: stream("s"), partition_key, range })
 }
 
+fn version_of(id: &str, key: Option<PartitionKey>, consistency: Consistency) -> Request {
+    let stream = stream(id);
+    Request::StreamVersion(VersionOf { stream, partition_key: key, consistency })
+}
+
+fn sequence_of(selector: PartitionSelector, consistency: Consistency) -> Request {
+    Request::PartitionSequence(selector, consistency)
+}
+
 /// One good form of everything. Keywords are in capitals, values are not.
 fn good_forms() -> Vec<(String, Request)> {
     let id = own_id();
     let all = range(0, u64::MAX, 100, false);
+    let latest = ScanRange { reverse: true, consistency: Consistency::Linearizable, ..all };
     let by_id = PartitionSelector::Id;
     let full = event("s", "n")
         .id(id)
@@ -144,7 +154,17 @@ fn good_forms() -> Vec<(String, Request)> {
                 .durable(true),
             ),
         ),
-        (format!("EGET {UUID}"), Request::Get(uuid(UUID))),
+        (format!("EGET {UUID}"), Request::Get(uuid(UUID), Consistency::Local)),
+        (
+            format!("EGET {UUID} READ LINEARIZABLE"),
+            Request::Get(uuid(UUID), Consistency::Linearizable),
+        ),
+        ("ESCAN s - + READ LOCAL".into(), stream_scan(None, all)),
+        ("ESCAN s - + READ LINEARIZABLE REV".into(), stream_scan(None, latest)),
+        (
+            "EPSCAN 31 - + REV READ LINEARIZABLE".into(),
+            Request::ScanPartition(by_id(PartitionId(31)), latest),
+        ),
         ("ESCAN s - +".into(), stream_scan(None, all)),
         ("ESCAN s 3 9".into(), stream_scan(None, range(3, 9, 100, false))),
         (
@@ -160,13 +180,21 @@ fn good_forms() -> Vec<(String, Request)> {
             format!("EPSCAN {UUID} 5 + REV COUNT 20"),
             Request::ScanPartition(PartitionSelector::Key(key(UUID)), range(5, u64::MAX, 20, true)),
         ),
-        ("ESVER s".into(), Request::StreamVersion(stream("s"), None)),
+        ("ESVER s".into(), version_of("s", None, Consistency::Linearizable)),
         (
             format!("ESVER s PARTITION_KEY {UUID}"),
-            Request::StreamVersion(stream("s"), Some(key(UUID))),
+            version_of("s", Some(key(UUID)), Consistency::Linearizable),
         ),
-        ("EPSEQ 65535".into(), Request::PartitionSequence(by_id(PartitionId(65535)))),
-        (format!("EPSEQ {UUID}"), Request::PartitionSequence(PartitionSelector::Key(key(UUID)))),
+        (
+            format!("ESVER s READ LOCAL PARTITION_KEY {UUID}"),
+            version_of("s", Some(key(UUID)), Consistency::Local),
+        ),
+        ("EPSEQ 65535".into(), sequence_of(by_id(PartitionId(65535)), Consistency::Linearizable)),
+        ("EPSEQ 1 READ LOCAL".into(), sequence_of(by_id(PartitionId(1)), Consistency::Local)),
+        (
+            format!("EPSEQ {UUID} READ LINEARIZABLE"),
+            sequence_of(PartitionSelector::Key(key(UUID)), Consistency::Linearizable),
+        ),
         ("HELLO".into(), Request::Hello(Hello::default())),
         (
             "HELLO 2".into(),
@@ -427,6 +455,10 @@ fn an_argument_that_is_no_option_is_a_syntax_error() {
         // A partition is named by its key already.
         ("EPSCAN 1 - + PARTITION_KEY x", "SYNTAX unexpected argument 'PARTITION_KEY' for EPSCAN"),
         ("ESVER s COUNT 1", "SYNTAX unexpected argument 'COUNT' for ESVER"),
+        ("EPSEQ 1 COUNT 1", "SYNTAX unexpected argument 'COUNT' for EPSEQ"),
+        ("EPSEQ 1 READ", "SYNTAX READ needs a value"),
+        ("EPSEQ 1 READ LOCAL READ LOCAL", "SYNTAX READ is given twice"),
+        ("ESCAN s - + READ dirty", "INVALIDARG READ must be LOCAL or LINEARIZABLE, got 'dirty'"),
     ]);
 }
 
@@ -454,8 +486,8 @@ fn a_uuid_is_read_in_every_form() {
         id.urn().to_string(),
         UUID.to_uppercase(),
     ] {
-        assert_eq!(good(&format!("EGET {text}")), Request::Get(id), "{text}");
-        let expected = Request::PartitionSequence(PartitionSelector::Key(key(UUID)));
+        assert_eq!(good(&format!("EGET {text}")), Request::Get(id, Consistency::Local), "{text}");
+        let expected = sequence_of(PartitionSelector::Key(key(UUID)), Consistency::Linearizable);
         assert_eq!(good(&format!("EPSEQ {text}")), expected, "{text}");
     }
 }
@@ -464,7 +496,7 @@ fn a_uuid_is_read_in_every_form() {
 #[test]
 fn a_partition_key_of_decimal_digits_alone_is_a_key() {
     for digits in ["12345678901234567890123456789012", "00000000000000000000000000000001"] {
-        let expected = Request::PartitionSequence(PartitionSelector::Key(key(digits)));
+        let expected = sequence_of(PartitionSelector::Key(key(digits)), Consistency::Linearizable);
         assert_eq!(good(&format!("EPSEQ {digits}")), expected);
     }
 }
@@ -569,7 +601,7 @@ fn stream_ids_are_1_to_255_bytes_of_utf8_without_control_characters() {
         assert_eq!(refusal_of(&[&b"ESVER"[..], id]), expected);
     }
     for id in ["x".repeat(255), "ü".repeat(127) + "x", "a b'\"*$".into(), "\u{1f600}".into()] {
-        let expected = Request::StreamVersion(stream(&id), None);
+        let expected = version_of(&id, None, Consistency::Linearizable);
         assert_eq!(parse_words(&["ESVER", &id]), Ok(expected));
     }
 }

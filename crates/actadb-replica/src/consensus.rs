@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::{Entry, EntryKind};
 use actadb_model::limits::{
-    ELECTION_TICKS, HEARTBEAT_TICKS, PEER_IN_FLIGHT, PEER_KEPT_BYTES, PEER_MESSAGE_BYTES,
+    ELECTION_TICKS, HEARTBEAT_TICKS, NODES_MAX, PEER_IN_FLIGHT, PEER_KEPT_BYTES, PEER_MESSAGE_BYTES,
 };
 use bytes::Bytes;
 use raft::eraftpb::{self, ConfState, EntryType, HardState, Message, MessageType, Snapshot};
@@ -262,6 +262,19 @@ impl Consensus {
         let Some((_, best)) = others.filter_map(matched).max() else { return false };
         self.hand_over_to(best);
         true
+    }
+
+    /// Of a leader: the last entry that each other replica is known to have, by replica from 1.
+    pub(crate) fn matched(&self) -> [Option<u64>; NODES_MAX as usize] {
+        let (mut matched, raft) = ([None; NODES_MAX as usize], &self.raft.raft);
+        let others = self.raft.store().voters.iter().filter(|voter| **voter != raft.id);
+        for voter in others.filter(|_| self.is_leader()) {
+            let slot = voter.checked_sub(1).and_then(|at| matched.get_mut(at as usize));
+            if let Some(slot) = slot {
+                *slot = raft.prs().get(*voter).map(|progress| progress.matched);
+            }
+        }
+        matched
     }
 
     /// Puts a body into the next entry. Only when proposals are taken.

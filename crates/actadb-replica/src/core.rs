@@ -2,10 +2,9 @@
 //! says what is committed.
 
 use actadb_model::entry::{Entry, Room};
-use actadb_model::limits::STUCK_NS;
 use actadb_model::limits::{
-    ELECTION_TICKS, ENTRY_TARGET_BYTES, GATHER_MAX_PROPOSALS, NO_ROOM_RETRY_NS, SLOT_SAVE_IDLE_NS,
-    TICK_NS,
+    ELECTION_TICKS, ENTRY_TARGET_BYTES, GATHER_MAX_PROPOSALS, NO_ROOM_RETRY_NS, NODES_MAX,
+    SLOT_SAVE_IDLE_NS, STUCK_NS, TICK_NS,
 };
 use actadb_model::outcome::{ClosedReason, RefusedReason};
 use actadb_model::probe::{Mistake, made};
@@ -74,6 +73,8 @@ pub struct Stats {
     pub leads: bool,
     /// What it had at its start is published again: it may have shown that before.
     pub serves: bool,
+    /// Of a leader: the last entry that each other replica is known to have, by replica from 1.
+    pub matched: [Option<u64>; NODES_MAX as usize],
 }
 
 /// What the writer thread is doing.
@@ -330,6 +331,7 @@ impl ReplicaCore {
             leader: self.consensus.leader(),
             leads: self.epoch.is_some(),
             serves: self.consensus.applied() >= self.serves_from,
+            matched: self.consensus.matched(),
         }
     }
 

@@ -14,7 +14,7 @@ use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::event::{
     write_appended, write_appended_many, write_event_or_null, write_page,
 };
-use actadb_protocol::read::{ScanRange, StreamScan};
+use actadb_protocol::read::{Consistency, ScanRange, StreamScan, VersionOf};
 use actadb_protocol::reply::{Protocol, Reply};
 use actadb_protocol::request::Request;
 use bytes::{Bytes, BytesMut};
@@ -87,12 +87,15 @@ impl Context {
     ) -> Result<(), ErrorReply> {
         let database = &self.database;
         let reply = match request {
-            Request::Get(id) => {
+            Request::Get(id, consistency) => {
+                self.know(database.partition_of_event(id), consistency).await?;
                 let event = database.get(id).await.map_err(|error| read_error(&error))?;
                 write_event_or_null(event.as_ref().map(|event| event.as_ref()), protocol, out);
                 return Ok(());
             }
             Request::ScanStream(StreamScan { stream, partition_key, range }) => {
+                let partition = database.partition_of_stream(&stream, partition_key);
+                self.know(partition, range.consistency).await?;
                 let read = ReadStream { stream, partition_key, scan: scan(range) };
                 let page = match range.block_ms {
                     None => database.read_stream(read).await,
@@ -104,6 +107,7 @@ impl Context {
             }
             Request::ScanPartition(selector, range) => {
                 let partition = self.partition(selector);
+                self.know(partition, range.consistency).await?;
                 let read = ReadPartition { partition, scan: scan(range) };
                 let page = match range.block_ms {
                     None => database.read_partition(read).await,
@@ -113,12 +117,16 @@ impl Context {
                 write_events(&page, protocol, out);
                 return Ok(());
             }
-            Request::StreamVersion(stream, key) => {
-                let version = database.stream_version(stream, key).await;
+            Request::StreamVersion(VersionOf { stream, partition_key, consistency }) => {
+                let partition = database.partition_of_stream(&stream, partition_key);
+                self.know(partition, consistency).await?;
+                let version = database.local_stream_version(stream, partition_key).await;
                 Reply::number_or_null(version.map_err(|error| read_error(&error))?)
             }
-            Request::PartitionSequence(selector) => {
-                let last = database.partition_sequence(self.partition(selector)).await;
+            Request::PartitionSequence(selector, consistency) => {
+                let partition = self.partition(selector);
+                self.know(partition, consistency).await?;
+                let last = database.watermark(partition);
                 Reply::number_or_null(last.map_err(|error| read_error(&error))?)
             }
             Request::Ping(None) => Reply::Simple("PONG".into()),
@@ -160,6 +168,22 @@ impl Context {
         };
         reply.write(protocol, out);
         Ok(())
+    }
+
+    /// Waits until this node knows as much of a partition as a read of it asks for.
+    async fn know(
+        &self,
+        partition: PartitionId,
+        consistency: Consistency,
+    ) -> Result<(), ErrorReply> {
+        match consistency {
+            Consistency::Local => Ok(()),
+            Consistency::Linearizable => {
+                // In a box: thousands of connections may wait in a read, and few of them here.
+                let known = Box::pin(self.database.read_index(partition)).await;
+                known.map_err(|error| read_error(&error))
+            }
+        }
     }
 
     fn partition(&self, selector: PartitionSelector) -> PartitionId {

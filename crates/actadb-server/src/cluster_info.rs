@@ -14,13 +14,18 @@ fn is_led(status: &Status) -> bool {
 pub fn replica(bucket: &BucketStatus) -> String {
     let leader = bucket.leader.map_or("none".to_owned(), |node| node.to_string());
     let role = if bucket.leads { "leader" } else { "follower" };
-    format!(
+    let lag = |last_entry: u64| bucket.committed_entry.saturating_sub(last_entry);
+    let mut text = format!(
         "role={role},leader={leader},term={},last_entry={},committed_entry={},lag={}",
         bucket.term,
         bucket.last_entry,
         bucket.committed_entry,
-        bucket.committed_entry.saturating_sub(bucket.last_entry)
-    )
+        lag(bucket.last_entry)
+    );
+    for (node, last_entry) in &bucket.followers {
+        let _ = write!(text, ",node{node}_lag={}", lag(*last_entry));
+    }
+    text
 }
 
 /// The lines of `CLUSTER INFO`.

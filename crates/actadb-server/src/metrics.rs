@@ -154,6 +154,15 @@ impl Gatherer {
         gauge(encoder, "last_entry", help, values(|b| b.last_entry as f64))?;
         let help = "Last entry known to be committed; what this node lacks of it is its lag";
         gauge(encoder, "committed_entry", help, values(|b| b.committed_entry as f64))?;
+        let lags = status.buckets.iter().flat_map(|bucket| {
+            bucket.followers.iter().map(|(node, last_entry)| {
+                let mut labels = label(bucket);
+                labels.push(("node".to_owned(), node.to_string()));
+                (labels, bucket.committed_entry.saturating_sub(*last_entry) as f64)
+            })
+        });
+        let help = "Committed entries that another node is not known to have, told by the leader";
+        gauge(encoder, "follower_lag_entries", help, lags.collect())?;
         let nodes = status.nodes.iter().filter(|node| !node.is_this).map(|node| {
             let labels = vec![("node".to_owned(), node.node.to_string())];
             (labels, f64::from(u8::from(node.connected)))

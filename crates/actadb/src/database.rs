@@ -304,7 +304,7 @@ impl Database {
     /// # Errors
     /// See [`ReadError`].
     pub async fn get(&self, id: Uuid) -> Result<Option<Event>, ReadError> {
-        let partition = self.partitioning().partition_of_hash(hash16(id));
+        let partition = self.partition_of_event(id);
         let event = self.read(partition, 1, move |reader| reader.get(id)).await?;
         self.count_events(usize::from(event.is_some()));
         Ok(event)
@@ -320,8 +320,21 @@ impl Database {
         stream: StreamId,
         partition_key: Option<PartitionKey>,
     ) -> Result<Option<u64>, ReadError> {
+        self.read_index(self.partition_of_stream(&stream, partition_key)).await?;
+        self.local_stream_version(stream, partition_key).await
+    }
+
+    /// The latest version of a stream that can be read on this node, `None` when there is none.
+    /// Among several nodes there may be later ones.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn local_stream_version(
+        &self,
+        stream: StreamId,
+        partition_key: Option<PartitionKey>,
+    ) -> Result<Option<u64>, ReadError> {
         let partition = self.partition_of_stream(&stream, partition_key);
-        self.read_index(partition).await?;
         let read = move |reader: &Reader| reader.stream_head(stream.as_str(), partition);
         let head = self.read(partition, 1, read).await?;
         Ok(head.map(|head| head.version))
@@ -336,12 +349,9 @@ impl Database {
         &self,
         partition: PartitionId,
     ) -> Result<Option<u64>, ReadError> {
-        if self.partitioning().contains(partition) {
-            self.read_index(partition).await?;
-        }
-        let reader = self.reader(partition)?;
+        self.read_index(partition).await?;
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(reader.next_sequence(partition).checked_sub(1))
+        self.watermark(partition)
     }
 
     /// The last sequence of a partition that can be read on this node, `None` when there is none.
@@ -466,11 +476,15 @@ impl Database {
         let _ = tokio::time::timeout(STOP_PATIENCE, gone).await;
     }
 
-    pub(crate) fn partition_of_stream(
-        &self,
-        stream: &StreamId,
-        key: Option<PartitionKey>,
-    ) -> PartitionId {
+    /// The partition of an event, by its id.
+    #[must_use]
+    pub fn partition_of_event(&self, id: Uuid) -> PartitionId {
+        self.partitioning().partition_of_hash(hash16(id))
+    }
+
+    /// The partition of a stream; the key is needed when it is not the stream's default one.
+    #[must_use]
+    pub fn partition_of_stream(&self, stream: &StreamId, key: Option<PartitionKey>) -> PartitionId {
         let key = key.unwrap_or_else(|| PartitionKey::of_stream(stream.as_str()));
         self.partitioning().partition_of(key)
     }

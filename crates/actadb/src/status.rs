@@ -135,6 +135,8 @@ pub struct BucketStatus {
     pub last_entry: u64,
     /// See `last_entry`.
     pub committed_entry: u64,
+    /// Of the bucket that this node leads: the last entry that each other node is known to have.
+    pub followers: Vec<(u8, u64)>,
     /// Messages that wait for facts from the disk.
     pub parked: usize,
     /// Stream heads in memory.
@@ -265,6 +267,7 @@ impl BucketBoard {
             leads: replica.leads,
             last_entry: replica.written,
             committed_entry: replica.committed,
+            followers: (0..).zip(replica.matched).filter_map(|(n, m)| Some((n, m?))).collect(),
             parked: partitions.iter().map(|stats| stats.parked).sum(),
             heads: partitions.iter().map(|stats| stats.heads).sum(),
             damaged,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actadb::cluster::options::{ClusterOptions, Secret};
 use actadb::database::Database;
-use actadb::error::OpenError;
+use actadb::error::{OpenError, ReadError};
 use actadb::model::ids::{PartitionKey, with_hash16};
 use actadb::model::limits::SEGMENT_MIN_BYTES;
 use actadb::model::names::{EventName, StreamId};
@@ -174,6 +174,10 @@ async fn any_node_appends_and_reads_and_the_loss_of_one_loses_nothing() {
     let definite = matches!(refused, Err(AppendError::Refused(Refusal::NoQuorum)));
     assert!(unknown || definite, "{refused:?}");
     assert!(alone.stream_version(stream(1), None).await.is_err(), "the latest is not known");
+    let partition = alone.partition_of_stream(&stream(1), None);
+    assert_eq!(alone.read_index(partition).await, Err(ReadError::NoQuorum));
+    let known = alone.local_stream_version(stream(1), None).await.expect("what it has it tells");
+    assert!(known >= Some(59), "{known:?}");
     drop(alone);
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask chaos [--binary PATH] [--seed N] [PART…]`: the real server, killed and damaged.
 
+mod cluster;
 mod crash;
 mod damage;
 mod faults;
@@ -8,6 +9,7 @@ mod kth_sync;
 mod layout;
 mod load;
 mod lost;
+mod network;
 mod newer;
 mod recovery;
 mod resp;
@@ -101,6 +103,16 @@ const PARTS: &[(&str, &str, Run)] = &[
         "a consumer that takes half of what is appended, for a minute",
         Fixed(followers::slow),
     ),
+    (
+        "cluster-cut",
+        "the leader of three nodes loses its cable to the others, and keeps its clients; 3 rounds",
+        Seeded(cluster::cut),
+    ),
+    (
+        "cluster-kill",
+        "of three nodes under load a leader is stopped for a while, and a node killed; 3 rounds",
+        Seeded(cluster::pause_and_kill),
+    ),
     ("terminate", "SIGTERM under load ends within 10 s", Fixed(crash::terminate_under_load)),
 ];
 
@@ -116,7 +128,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
         return Err(format!("no part '{unknown}' (there are {})", names.join(", ")));
     }
-    programs::require(&[programs::STRACE, programs::MKE2FS, programs::MOUNT, programs::PRLIMIT])?;
+    programs::require(&[
+        programs::STRACE,
+        programs::MKE2FS,
+        programs::MOUNT,
+        programs::PRLIMIT,
+        programs::IP,
+    ])?;
     let binary = programs::server_binary(binary)?;
 
     println!("chaos: --seed {seed}");

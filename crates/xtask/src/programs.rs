@@ -50,6 +50,9 @@ pub(crate) const MOUNT: Program =
 /// Changes the limits of a running process.
 pub(crate) const PRLIMIT: Program =
     Program { name: "prlimit", check: &["-V"], install: "Debian package util-linux" };
+/// Makes networks.
+pub(crate) const IP: Program =
+    Program { name: "ip", check: &["-V"], install: "Debian package iproute2" };
 /// Version control.
 pub(crate) const GIT: Program =
     Program { name: "git", check: &["--version"], install: "Debian package git" };

@@ -54,7 +54,9 @@ impl Home {
             // Several, so that the failure of one can be seen to stay its own.
             ("bucket.count", "4"),
         ];
-        for (key, value) in addresses.iter().chain(settings) {
+        let ours = |key: &str| settings.iter().any(|(other, _)| *other == key);
+        let defaults = addresses.iter().filter(|(key, _)| !ours(key));
+        for (key, value) in defaults.chain(settings) {
             let _ = writeln!(config, "{key} = {value}");
         }
         std::fs::write(dir.path().join("actadb.toml"), config).map_err(text)?;
@@ -124,9 +126,15 @@ impl Home {
     /// A shell that does something and then becomes the server, with the same process id.
     #[must_use]
     pub(crate) fn shell_command(&self, before: &str) -> Command {
+        self.serve_command_behind("sh", &["-c", &format!("{before}; exec \"$@\""), "sh"])
+    }
+
+    /// A program that becomes the server, which its arguments end with.
+    #[must_use]
+    pub(crate) fn serve_command_behind(&self, program: &str, arguments: &[&str]) -> Command {
         let serve = self.serve_command();
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("{before}; exec \"$@\""), "sh"]);
+        let mut command = Command::new(program);
+        command.args(arguments);
         command.arg(serve.get_program()).args(serve.get_args());
         for (name, value) in serve.get_envs() {
             match value {

@@ -21,7 +21,6 @@ start() { # NODE: its data in $dir, ports by config/node-N.toml
     eval "pid_$1=$!"
     pids="$pids $!"
 }
-ask() { redis-cli -p "909$1" --raw "$2" $3; } # NODE COMMAND ARGUMENTS
 wait_for() { # NODE
     until "$actadb" ping --address "127.0.0.1:909$1" >/dev/null 2>&1; do sleep 0.2; done
 }

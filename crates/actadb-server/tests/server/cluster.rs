@@ -189,6 +189,7 @@ async fn the_leader_dies_under_load_and_nothing_is_lost_or_doubled() {
             loop {
                 let mut scan = cmd("ESCAN");
                 scan.arg(&stream).arg(from).arg("+").arg("COUNT").arg(1000);
+                scan.arg("READ").arg("LINEARIZABLE");
                 let reply: Value = scan.query_async(&mut connection).await.expect("reads");
                 let (events, more) = page(&reply);
                 for event in &events {

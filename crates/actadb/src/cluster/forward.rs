@@ -149,10 +149,16 @@ impl Database {
         }
     }
 
-    /// Waits until everything is published here that was committed in the group when this was
-    /// called. On a node that is alone that is always so.
-    pub(crate) async fn read_index(&self, partition: PartitionId) -> Result<(), ReadError> {
-        if self.inner.links.is_none() {
+    /// Waits until everything can be read here that any node acknowledged before this was called:
+    /// a read of the partition that follows is linearizable. The leader is asked, and it asks a
+    /// majority whether it still leads (ReadIndex: Ongaro's thesis, 6.4). On a node that is alone
+    /// it is always so.
+    ///
+    /// # Errors
+    /// [`ReadError::NoQuorum`] when no leader answers within
+    /// [`Options::append_timeout`](crate::options::Options::append_timeout).
+    pub async fn read_index(&self, partition: PartitionId) -> Result<(), ReadError> {
+        if self.inner.links.is_none() || !self.partitioning().contains(partition) {
             return Ok(());
         }
         let bucket = self.bucket_of(partition);

@@ -25,10 +25,14 @@ pub(super) fn pause(binary: &Path, dice: &mut Dice) -> Result<String, String> {
 }
 
 /// Lets the process go on whatever happens here: a stopped one could not even be terminated.
-struct Stopped(u32);
+pub(super) struct Stopped(u32);
 
 impl Stopped {
-    fn stop(server: &ServerProcess) -> Result<Self, String> {
+    /// Stops it with SIGSTOP.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn stop(server: &ServerProcess) -> Result<Self, String> {
         programs::signal("STOP", server.pid())?;
         Ok(Self(server.pid()))
     }

@@ -1,0 +1,218 @@
+//! Three servers as one database, in networks of their own: cables are pulled, processes stopped
+//! and killed, under load on every node. What clients were told holds on every node afterwards.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use super::crash::SMALL_SEGMENTS;
+use super::load::{Ledger, Load, PARTITIONS, until};
+use super::network::Network;
+use super::resp::{Client, Value, said};
+use super::slow::Stopped;
+use crate::dice::Dice;
+use crate::server_process::{Home, ServerProcess};
+
+const NODES: usize = 3;
+const ROUNDS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Eight clients on each of three nodes and three servers share this machine.
+const REST: Duration = Duration::from_millis(25);
+/// Shorter than a fault lasts: a node that is cut off tells its clients so, meanwhile.
+const TIMEOUT: (&str, &str) = ("append.timeout_ms", "1500");
+/// What a client may hear while a node or the network is out of order.
+const TOLD: [&str; 4] = ["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN", "TIMEOUT"];
+
+/// Three nodes with clients on each.
+struct Cluster<'a> {
+    network: &'a Network,
+    homes: &'a [Home],
+    servers: Vec<Option<ServerProcess>>,
+    loads: Vec<Option<Load>>,
+    ledger: Ledger,
+    rounds: u64,
+}
+
+fn with_cluster(
+    binary: &Path,
+    dice: &mut Dice,
+    part: fn(&mut Cluster<'_>, &mut Dice) -> Result<String, String>,
+) -> Result<String, String> {
+    let network = Network::new(NODES)?;
+    let homes = (0..NODES)
+        .map(|node| network.home(binary, node, &[SMALL_SEGMENTS, TIMEOUT, ("bucket.count", "2")]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let result = Cluster::start(&network, &homes).and_then(|mut cluster| {
+        let told = part(&mut cluster, dice)?;
+        Ok(format!("{told}; {}", cluster.end()?))
+    });
+    homes.iter().fold(result, |result, home| home.explain(result))
+}
+
+impl<'a> Cluster<'a> {
+    fn start(network: &'a Network, homes: &'a [Home]) -> Result<Self, String> {
+        // A node is ready when the cluster is formed: none is before all are there.
+        let start = |(node, home): (usize, &Home)| {
+            home.start_command(network.serve_command(node, home)).map(Some)
+        };
+        let servers = thread::scope(|scope| {
+            let starts = homes.iter().enumerate();
+            let starts: Vec<_> = starts.map(|of| scope.spawn(move || start(of))).collect();
+            let join = |start: thread::ScopedJoinHandle<'_, _>| {
+                start.join().unwrap_or_else(|_| Err("a start panicked".into()))
+            };
+            starts.into_iter().map(join).collect::<Result<Vec<_>, String>>()
+        })?;
+        let loads = homes.iter().map(|_| None).collect();
+        let ledger = Ledger::default();
+        let mut cluster = Self { network, homes, servers, loads, ledger, rounds: 0 };
+        for node in 0..NODES {
+            cluster.load(node)?;
+        }
+        Ok(cluster)
+    }
+
+    fn server(&self, node: usize) -> Result<&ServerProcess, String> {
+        self.servers[node].as_ref().ok_or_else(|| format!("node {node} is down"))
+    }
+
+    /// Starts clients of a node.
+    fn load(&mut self, node: usize) -> Result<(), String> {
+        self.rounds += 1;
+        self.loads[node] = Some(Load::paced(self.server(node)?.address(), self.rounds, REST));
+        Ok(())
+    }
+
+    /// Clients of all nodes that are asked for have more accepted.
+    fn go_on(&self, commands: u64, asked: impl Fn(usize) -> bool) -> Result<(), String> {
+        for (node, load) in self.loads.iter().enumerate().filter(|(node, _)| asked(*node)) {
+            let Some(load) = load else { return Err(format!("node {node} has no clients")) };
+            load.accept_more(commands, PATIENCE)
+                .map_err(|error| format!("node {node}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// The node that leads a bucket, as another one knows.
+    fn leader(&self, bucket: usize) -> Result<usize, String> {
+        let mut leader = None;
+        let address = self.server(0)?.address();
+        until(PATIENCE, || {
+            leader = leader_by(address, bucket);
+            leader.is_some()
+        })?;
+        leader.ok_or_else(|| "no leader".into())
+    }
+
+    /// Ends the load, and holds what clients were told against every node.
+    fn end(&mut self) -> Result<String, String> {
+        for load in &mut self.loads {
+            if let Some(load) = load.take() {
+                load.join(&mut self.ledger)?;
+            }
+        }
+        if let Some(code) = self.ledger.errors.keys().find(|code| !TOLD.contains(&code.as_str())) {
+            return Err(format!("clients heard {code}: {:?}", self.ledger.errors));
+        }
+        let mut told = String::new();
+        for node in 0..NODES {
+            let address = self.server(node)?.address();
+            let mut connection = Client::connect(address).map_err(said)?;
+            for partition in 0..PARTITIONS {
+                // Linearizable: the node has everything when it has answered.
+                let answer = connection.call(&["EPSEQ", &partition.to_string()]).map_err(said)?;
+                if answer.code().is_some() {
+                    return Err(format!("node {node}: EPSEQ {partition}: {answer:?}"));
+                }
+            }
+            told = self.ledger.audit(address).map_err(|error| format!("node {node}: {error}"))?;
+        }
+        for server in self.servers.iter_mut().filter_map(Option::take) {
+            server.terminate()?;
+        }
+        for home in self.homes {
+            home.check()?;
+        }
+        Ok(format!("errors {:?}; on each node {told}", self.ledger.errors))
+    }
+}
+
+fn leader_by(address: std::net::SocketAddr, bucket: usize) -> Option<usize> {
+    let told = Client::connect(address).ok()?.call(&["CLUSTER", "INFO"]).ok()?;
+    let prefix = format!("cluster_bucket{bucket}:");
+    let line = told.text()?.lines().find(|line| line.starts_with(&prefix))?.to_owned();
+    line.split("leader=").nth(1)?.split(',').next()?.parse().ok()
+}
+
+/// Pulls the cable of a leader: its clients stay, and so does what it believes.
+pub(super) fn cut(binary: &Path, dice: &mut Dice) -> Result<String, String> {
+    with_cluster(binary, dice, |cluster, dice| {
+        let mut cuts = Vec::new();
+        for round in 0..ROUNDS {
+            cluster.go_on(300, |_| true)?;
+            let node = cluster.leader(round % 2)?;
+            cluster.network.plug(node, false)?;
+            let others = cluster.go_on(300, |other| other != node);
+            let alone = others.and_then(|()| accepts_nothing(cluster, node));
+            thread::sleep(Duration::from_millis(dice.between(0, 2500)));
+            cluster.network.plug(node, true)?;
+            alone.map_err(|error| format!("round {round}, node {node} is cut off: {error}"))?;
+            cluster
+                .go_on(300, |_| true)
+                .map_err(|error| format!("round {round}, node {node} is back: {error}"))?;
+            cuts.push(node.to_string());
+        }
+        Ok(format!("leaders cut off in turn: {}", cuts.join(", ")))
+    })
+}
+
+/// A node without the others accepts nothing, and answers reads that need them with an error.
+fn accepts_nothing(cluster: &Cluster<'_>, node: usize) -> Result<(), String> {
+    let Some(load) = &cluster.loads[node] else { return Err("no clients".into()) };
+    let before = load.accepted();
+    let mut connection = Client::connect(cluster.server(node)?.address()).map_err(said)?;
+    let stale = connection.call(&["EPSEQ", "0"]).map_err(said)?;
+    if stale.code() != Some("CLUSTERDOWN") {
+        return Err(format!("EPSEQ of a node that is cut off: {stale:?}"));
+    }
+    let local = connection.call(&["EPSEQ", "0", "READ", "LOCAL"]).map_err(said)?;
+    if !matches!(local, Value::Integer(_)) {
+        return Err(format!("EPSEQ READ LOCAL of a node that is cut off: {local:?}"));
+    }
+    match load.accepted() - before {
+        0 => Ok(()),
+        more => Err(format!("it accepted {more} appends")),
+    }
+}
+
+/// Stops a leader for longer than an election takes, then kills a node.
+pub(super) fn pause_and_kill(binary: &Path, dice: &mut Dice) -> Result<String, String> {
+    with_cluster(binary, dice, |cluster, dice| {
+        for round in 0..ROUNDS {
+            let at = |error| format!("round {round}: {error}");
+            cluster.go_on(300, |_| true).map_err(at)?;
+            let node = cluster.leader(round % 2).map_err(at)?;
+            let stopped = Stopped::stop(cluster.server(node)?)?;
+            let others = cluster.go_on(300, |other| other != node);
+            thread::sleep(Duration::from_millis(dice.between(0, 1500)));
+            drop(stopped);
+            others.map_err(|error| format!("round {round}, node {node} is stopped: {error}"))?;
+            cluster.go_on(300, |_| true).map_err(at)?;
+
+            let node = dice.below(NODES);
+            let server = cluster.servers[node].take().ok_or("a node is down")?;
+            server.kill()?;
+            if let Some(load) = cluster.loads[node].take() {
+                load.join(&mut cluster.ledger)?;
+            }
+            let others = cluster.go_on(300, |other| other != node);
+            others.map_err(|error| format!("round {round}, node {node} is dead: {error}"))?;
+            let home = &cluster.homes[node];
+            let command = cluster.network.serve_command(node, home);
+            cluster.servers[node] = Some(home.start_command(command).map_err(at)?);
+            cluster.load(node)?;
+        }
+        cluster.go_on(300, |_| true)?;
+        Ok(format!("{ROUNDS} leaders stopped, {ROUNDS} nodes killed"))
+    })
+}
