@@ -72,7 +72,8 @@ pub const TICK_NS: u64 = 50_000_000;
 pub const ELECTION_TICKS: usize = 10;
 /// A leader tells that it is there every so many ticks.
 pub const HEARTBEAT_TICKS: usize = 2;
-/// A leader whose disk has not answered for this long hands over, in nanoseconds.
+/// A leader whose disk has not answered, or found no space, for this long hands over, in
+/// nanoseconds.
 pub const STUCK_NS: u64 = 2_000_000_000;
 /// Bytes of entries in one message to a follower; a larger entry goes alone.
 pub const PEER_MESSAGE_BYTES: u64 = 1 << 20;

@@ -146,6 +146,8 @@ pub struct ReplicaCore {
     pub(crate) save_wanted: bool,
     /// Since when the work that is out is out.
     pub(crate) busy_since_ns: Option<u64>,
+    /// Since when the disk has no space for what comes next.
+    short_since_ns: Option<u64>,
     pub(crate) next_tick_ns: Option<u64>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) closed: Option<ClosedReason>,
@@ -182,6 +184,7 @@ impl ReplicaCore {
             bytes_since_save: 0,
             save_wanted: false,
             busy_since_ns: None,
+            short_since_ns: None,
             next_tick_ns: None,
             stopping: None,
             closed: None,
@@ -204,6 +207,10 @@ impl ReplicaCore {
         self.settle(now, gathers, out);
         if !matches!(self.busy, Busy::Idle) {
             self.busy_since_ns.get_or_insert(now.mono_ns);
+        }
+        match self.room.is_short() {
+            true => _ = self.short_since_ns.get_or_insert(now.mono_ns),
+            false => self.short_since_ns = None,
         }
     }
 
@@ -264,7 +271,9 @@ impl ReplicaCore {
                 out.push(Output::Synced);
             }
             Input::Allocated(room) => {
-                self.room.allocated(room);
+                if let Busy::Allocating { body_bytes } = self.busy {
+                    self.room.allocated(body_bytes, room);
+                }
                 self.busy = Busy::Idle;
             }
             Input::AllocationFailed(room) => {
@@ -347,8 +356,9 @@ impl ReplicaCore {
             self.next_tick_ns = Some(now.mono_ns + TICK_NS);
             self.consensus.tick();
             self.ask_again = true;
-            // A leader whose disk does not answer holds up those whose disks do.
-            let stuck = self.busy_since_ns.is_some_and(|since| now.mono_ns - since > STUCK_NS);
+            // A leader whose disk does not answer, or is full, holds up those whose disks are not.
+            let since = [self.busy_since_ns, self.short_since_ns].into_iter().flatten().min();
+            let stuck = since.is_some_and(|since| now.mono_ns - since > STUCK_NS);
             if stuck && self.consensus.takes_proposals() {
                 self.consensus.hand_over();
             }

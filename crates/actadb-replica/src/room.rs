@@ -38,9 +38,10 @@ impl RoomKeeper {
         self.room
     }
 
-    pub(crate) fn allocated(&mut self, room: Room) {
+    /// Space for a body was found. It says nothing of a larger one, which failed before.
+    pub(crate) fn allocated(&mut self, body_bytes: u64, room: Room) {
         self.room = room;
-        self.failed = None;
+        self.failed = self.failed.filter(|(size, _)| body_bytes < *size);
     }
 
     pub(crate) fn failed(&mut self, now: Now, body_bytes: u64, room: Room) {

@@ -1,6 +1,6 @@
 //! Starting a database: its actors over the buckets that were opened.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -134,6 +134,8 @@ impl Starter {
                 buckets: inboxes,
                 boards: buckets.iter().map(|bucket| bucket.board.clone()).collect(),
                 balance: interval(BALANCE_EVERY),
+                handed: None,
+                unfit: BTreeMap::new(),
                 doors: doors.clone(),
                 append_timeout: self.options.append_timeout,
                 forwarded: JoinSet::new(),

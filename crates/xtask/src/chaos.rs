@@ -113,6 +113,11 @@ const PARTS: &[(&str, &str, Run)] = &[
         "of three nodes under load a leader is stopped for a while, and a node killed; 3 rounds",
         Seeded(cluster::pause_and_kill),
     ),
+    (
+        "cluster-small-disk",
+        "of three nodes one has 24 MiB, which fill: the others go on, and it catches up later",
+        Fixed(cluster::small_disk),
+    ),
     ("terminate", "SIGTERM under load ends within 10 s", Fixed(crash::terminate_under_load)),
 ];
 

@@ -1,8 +1,9 @@
 //! The actor that hears the other nodes, and carries what they say to where it belongs.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actadb_membership::balance::hand_over;
 use actadb_model::limits::FORWARDED_MAX;
@@ -43,6 +44,10 @@ pub(crate) struct TopologyActor {
     pub(crate) boards: Vec<Arc<BucketBoard>>,
     /// When the leads are looked at.
     pub(crate) balance: Interval,
+    /// The lead that was handed over last, to keep leads even.
+    pub(crate) handed: Option<(usize, u8)>,
+    /// Nodes that did not keep a lead, their disks being full perhaps: they get none until then.
+    pub(crate) unfit: BTreeMap<u8, Instant>,
     /// By number of the partition.
     pub(crate) doors: Vec<Option<PartitionDoor>>,
     pub(crate) append_timeout: Duration,
@@ -52,18 +57,28 @@ pub(crate) struct TopologyActor {
 
 /// How often the leads are looked at.
 pub(crate) const BALANCE_EVERY: Duration = Duration::from_secs(5);
+/// How long a node gets no lead that did not keep the last one.
+const UNFIT_FOR: Duration = Duration::from_secs(60);
 
 /// Hand the lead of a bucket over to a node.
 #[derive(Debug)]
 pub(crate) struct HandOver(pub(crate) usize, pub(crate) u8);
 
 impl TopologyActor {
-    fn balance(&self) {
+    fn balance(&mut self) {
         let leaders: Vec<_> = self.boards.iter().map(|board| node_of(board.leader())).collect();
+        let now = Instant::now();
+        self.unfit.retain(|_, until| *until > now);
+        if let Some((bucket, node)) = self.handed.take()
+            && leaders.get(bucket) != Some(&Some(node))
+        {
+            self.unfit.insert(node, now + UNFIT_FOR);
+        }
         let nodes = self.links.door.members().hello().shape.nodes;
-        let others = (0..nodes).filter(|node| self.links.is_connected(*node));
-        let others: Vec<u8> = others.collect();
+        let fit = |node: &u8| self.links.is_connected(*node) && !self.unfit.contains_key(node);
+        let others: Vec<u8> = (0..nodes).filter(fit).collect();
         if let Some((bucket, to)) = hand_over(&leaders, self.links.node, &others) {
+            self.handed = Some((bucket, to));
             self.hand_over(bucket, to);
         }
     }

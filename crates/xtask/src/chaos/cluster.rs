@@ -3,13 +3,14 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::crash::SMALL_SEGMENTS;
 use super::load::{Ledger, Load, PARTITIONS, until};
 use super::network::Network;
 use super::resp::{Client, Value, said};
 use super::slow::Stopped;
+use super::small_disk::{Disk, STEPS};
 use crate::dice::Dice;
 use crate::server_process::{Home, ServerProcess};
 
@@ -18,10 +19,12 @@ const ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Eight clients on each of three nodes and three servers share this machine.
 const REST: Duration = Duration::from_millis(25);
+/// What is appended while a small disk is full must fit on it later.
+const LONG_REST: Duration = Duration::from_millis(150);
 /// Shorter than a fault lasts: a node that is cut off tells its clients so, meanwhile.
 const TIMEOUT: (&str, &str) = ("append.timeout_ms", "1500");
 /// What a client may hear while a node or the network is out of order.
-const TOLD: [&str; 4] = ["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN", "TIMEOUT"];
+const TOLD: [&str; 5] = ["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN", "TIMEOUT", "DISKFULL"];
 
 /// Three nodes with clients on each.
 struct Cluster<'a> {
@@ -31,6 +34,7 @@ struct Cluster<'a> {
     loads: Vec<Option<Load>>,
     ledger: Ledger,
     rounds: u64,
+    rest: Duration,
 }
 
 fn with_cluster(
@@ -39,14 +43,18 @@ fn with_cluster(
     part: fn(&mut Cluster<'_>, &mut Dice) -> Result<String, String>,
 ) -> Result<String, String> {
     let network = Network::new(NODES)?;
-    let homes = (0..NODES)
-        .map(|node| network.home(binary, node, &[SMALL_SEGMENTS, TIMEOUT, ("bucket.count", "2")]))
-        .collect::<Result<Vec<_>, _>>()?;
+    let homes = homes(binary, &network)?;
     let result = Cluster::start(&network, &homes).and_then(|mut cluster| {
+        cluster.load_all()?;
         let told = part(&mut cluster, dice)?;
         Ok(format!("{told}; {}", cluster.end()?))
     });
     homes.iter().fold(result, |result, home| home.explain(result))
+}
+
+fn homes(binary: &Path, network: &Network) -> Result<Vec<Home>, String> {
+    let settings = [SMALL_SEGMENTS, TIMEOUT, ("bucket.count", "2")];
+    (0..NODES).map(|node| network.home(binary, node, &settings)).collect()
 }
 
 impl<'a> Cluster<'a> {
@@ -65,11 +73,12 @@ impl<'a> Cluster<'a> {
         })?;
         let loads = homes.iter().map(|_| None).collect();
         let ledger = Ledger::default();
-        let mut cluster = Self { network, homes, servers, loads, ledger, rounds: 0 };
-        for node in 0..NODES {
-            cluster.load(node)?;
-        }
-        Ok(cluster)
+        Ok(Self { network, homes, servers, loads, ledger, rounds: 0, rest: REST })
+    }
+
+    /// Starts clients of all nodes.
+    fn load_all(&mut self) -> Result<(), String> {
+        (0..NODES).try_for_each(|node| self.load(node))
     }
 
     fn server(&self, node: usize) -> Result<&ServerProcess, String> {
@@ -79,7 +88,7 @@ impl<'a> Cluster<'a> {
     /// Starts clients of a node.
     fn load(&mut self, node: usize) -> Result<(), String> {
         self.rounds += 1;
-        self.loads[node] = Some(Load::paced(self.server(node)?.address(), self.rounds, REST));
+        self.loads[node] = Some(Load::paced(self.server(node)?.address(), self.rounds, self.rest));
         Ok(())
     }
 
@@ -104,13 +113,19 @@ impl<'a> Cluster<'a> {
         leader.ok_or_else(|| "no leader".into())
     }
 
-    /// Ends the load, and holds what clients were told against every node.
-    fn end(&mut self) -> Result<String, String> {
+    /// Ends the load.
+    fn quiet(&mut self) -> Result<(), String> {
         for load in &mut self.loads {
             if let Some(load) = load.take() {
                 load.join(&mut self.ledger)?;
             }
         }
+        Ok(())
+    }
+
+    /// Ends the load, and holds what clients were told against every node.
+    fn end(&mut self) -> Result<String, String> {
+        self.quiet()?;
         if let Some(code) = self.ledger.errors.keys().find(|code| !TOLD.contains(&code.as_str())) {
             return Err(format!("clients heard {code}: {:?}", self.ledger.errors));
         }
@@ -120,10 +135,13 @@ impl<'a> Cluster<'a> {
             let mut connection = Client::connect(address).map_err(said)?;
             for partition in 0..PARTITIONS {
                 // Linearizable: the node has everything when it has answered.
-                let answer = connection.call(&["EPSEQ", &partition.to_string()]).map_err(said)?;
-                if answer.code().is_some() {
-                    return Err(format!("node {node}: EPSEQ {partition}: {answer:?}"));
-                }
+                let mut answer = Value::Null;
+                let answered = until(PATIENCE, || {
+                    let asked = connection.call(&["EPSEQ", &partition.to_string()]);
+                    answer = asked.unwrap_or(Value::Error("no answer".into()));
+                    answer.code().is_none()
+                });
+                answered.map_err(|_| format!("node {node}: EPSEQ {partition}: {answer:?}"))?;
             }
             told = self.ledger.audit(address).map_err(|error| format!("node {node}: {error}"))?;
         }
@@ -215,4 +233,49 @@ pub(super) fn pause_and_kill(binary: &Path, dice: &mut Dice) -> Result<String, S
         cluster.go_on(300, |_| true)?;
         Ok(format!("{ROUNDS} leaders stopped, {ROUNDS} nodes killed"))
     })
+}
+
+/// The disk of a leader fills, and those of the others do not.
+pub(super) fn small_disk(binary: &Path) -> Result<String, String> {
+    let network = Network::new(NODES)?;
+    let homes = homes(binary, &network)?;
+    let disk = Disk::mount(&homes[0], "ext4")?;
+    disk.hold_space(STEPS)?;
+    let result = Cluster::start(&network, &homes).and_then(|mut cluster| {
+        let told = one_full(&mut cluster, &disk)?;
+        Ok(format!("{told}; {}", cluster.end()?))
+    });
+    homes.iter().fold(result, |result, home| home.explain(result))
+}
+
+fn one_full(cluster: &mut Cluster<'_>, disk: &Disk) -> Result<String, String> {
+    until(PATIENCE, || {
+        let led_by = cluster.leader(0).and_then(|node| cluster.server(node));
+        let asked = led_by.and_then(|server| Client::connect(server.address()).map_err(said));
+        let _ = asked.map(|mut leader| leader.call(&["CLUSTER", "HANDOVER", "0", "0"]));
+        thread::sleep(Duration::from_millis(200));
+        cluster.leader(0) == Ok(0)
+    })
+    .map_err(|error| format!("node 0 gets no lead: {error}"))?;
+    cluster.rest = LONG_REST;
+    cluster.load_all()?;
+    cluster.go_on(100, |_| true)?;
+    let server = cluster.server(0)?;
+    let is_full = || server.http("/health/ready").is_ok_and(|(_, body)| body.contains("no space"));
+    until(PATIENCE, is_full).map_err(|error| format!("until nothing fits the disk: {error}"))?;
+    let led = (0..2).filter(|bucket| cluster.leader(*bucket) == Ok(0)).count();
+    cluster.go_on(300, |_| true).map_err(|error| format!("the disk of node 0 is full: {error}"))?;
+    // Each bucket, and not only the one that another node leads.
+    let began = Instant::now();
+    until(PATIENCE, || (0..2).all(|bucket| cluster.leader(bucket).is_ok_and(|node| node != 0)))
+        .map_err(|error| format!("node 0 leads on with a full disk: {error}"))?;
+    let moved = began.elapsed();
+    cluster.quiet()?;
+    for step in 0..STEPS {
+        disk.free(step)?;
+    }
+    Ok(format!(
+        "node 0, whose disk was full, led {led} of 2 buckets; others led them {:.1} s later",
+        moved.as_secs_f64()
+    ))
 }

@@ -16,12 +16,12 @@ use crate::server_process::{Home, ServerProcess};
 const DISK_BYTES: u64 = 24 << 20;
 /// Files that hold space, which is freed when they are removed: two steps, or many smaller ones.
 const BALLAST_BYTES: usize = 6 << 20;
-const STEPS: usize = 2;
+pub(super) const STEPS: usize = 2;
 const SMALL_STEPS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A mounted file system. It is unmounted when this is dropped, after the servers on it.
-struct Disk {
+pub(super) struct Disk {
     at: PathBuf,
     kind: String,
 }
@@ -29,7 +29,7 @@ struct Disk {
 impl Disk {
     /// Mounts an image of a kind (`ext4`, `ext2`) over a directory; a tmpfs where the system
     /// refuses to mount images and that is no other kind of test.
-    fn mount(home: &Home, kind: &str) -> Result<Self, String> {
+    pub(super) fn mount(home: &Home, kind: &str) -> Result<Self, String> {
         let (at, image) = (home.data(), home.scratch(&format!("{kind}.image")));
         fs::create_dir_all(&at).map_err(said)?;
         fs::File::create(&image).and_then(|file| file.set_len(DISK_BYTES)).map_err(said)?;
@@ -54,14 +54,14 @@ impl Disk {
         }
     }
 
-    fn hold_space(&self, steps: usize) -> Result<(), String> {
+    pub(super) fn hold_space(&self, steps: usize) -> Result<(), String> {
         for step in 0..steps {
             fs::write(self.ballast(step), vec![1; BALLAST_BYTES / steps]).map_err(said)?;
         }
         Ok(())
     }
 
-    fn free(&self, step: usize) -> Result<(), String> {
+    pub(super) fn free(&self, step: usize) -> Result<(), String> {
         fs::remove_file(self.ballast(step)).map_err(said)
     }
 
