@@ -14,7 +14,7 @@ use crate::error::ErrorReply;
 /// How much a read must know. On a node that is alone both are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// What the node that is asked has: a prefix of the log, in order, which may be a moment behind.
+    /// What the node that is asked has: a prefix of the log, in order, perhaps a moment behind.
     Local,
     /// Everything that any node acknowledged before the read was sent.
     Linearizable,
