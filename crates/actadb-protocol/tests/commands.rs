@@ -652,7 +652,7 @@ fn an_unknown_command_shows_128_bytes_of_its_name_and_of_its_arguments() {
 fn wrong_numbers_of_arguments_are_told_in_the_words_of_redis() {
     assert_refusals(&[
         ("EGET", "ERR wrong number of arguments for 'eget' command"),
-        ("eGeT a b", "ERR wrong number of arguments for 'eget' command"),
+        ("ECHO a b", "ERR wrong number of arguments for 'echo' command"),
         ("EAPPEND s", "ERR wrong number of arguments for 'eappend' command"),
         ("ESCAN s -", "ERR wrong number of arguments for 'escan' command"),
         ("PING a b", "ERR wrong number of arguments for 'ping' command"),

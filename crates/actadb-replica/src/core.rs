@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::admission::{self, Admission};
 use crate::consensus::{Consensus, Group, Ready};
 use crate::message::{FsyncMode, Input, Output, SlotValues};
+use crate::peer::PeerKind;
 use crate::plan::{Plan, Step};
 use crate::reads::Reads;
 use crate::room::RoomKeeper;
@@ -226,6 +227,9 @@ impl ReplicaCore {
                     self.next_tick_ns = Some(now.mono_ns + TICK_NS);
                 }
             }
+            // Who has no space takes no lead: it would only hand it on.
+            Input::Peer(message)
+                if message.kind == PeerKind::TimeoutNow && self.room.is_short() => {}
             Input::Peer(message) => self.consensus.receive(message),
             Input::Unreachable(replica) => self.consensus.unreachable(replica),
             Input::HandOver(replica) => self.consensus.hand_over_to(replica),
@@ -271,9 +275,7 @@ impl ReplicaCore {
                 out.push(Output::Synced);
             }
             Input::Allocated(room) => {
-                if let Busy::Allocating { body_bytes } = self.busy {
-                    self.room.allocated(body_bytes, room);
-                }
+                self.room.allocated(room);
                 self.busy = Busy::Idle;
             }
             Input::AllocationFailed(room) => {
@@ -361,8 +363,15 @@ impl ReplicaCore {
             let stuck = since.is_some_and(|since| now.mono_ns - since > STUCK_NS);
             if stuck && self.consensus.takes_proposals() {
                 self.consensus.hand_over();
+                self.begin_patience();
             }
         }
+    }
+
+    /// A leader that has just begun, or has just tried to hand over, gives its disk time again: the
+    /// others may be no better off.
+    fn begin_patience(&mut self) {
+        (self.busy_since_ns, self.short_since_ns) = (None, None);
     }
 
     /// Carries out what consensus asks for, until it asks for nothing.
@@ -420,6 +429,7 @@ impl ReplicaCore {
         }
         if leads && !self.leads {
             self.leads = true;
+            self.begin_patience();
             let (epoch, tail) = (self.consensus.term(), self.consensus.tail());
             out.push(Output::Lead { epoch, tail, shared: !self.consensus.is_alone() });
         }

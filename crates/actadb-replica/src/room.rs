@@ -38,10 +38,9 @@ impl RoomKeeper {
         self.room
     }
 
-    /// Space for a body was found. It says nothing of a larger one, which failed before.
-    pub(crate) fn allocated(&mut self, body_bytes: u64, room: Room) {
+    pub(crate) fn allocated(&mut self, room: Room) {
         self.room = room;
-        self.failed = self.failed.filter(|(size, _)| body_bytes < *size);
+        self.failed = None;
     }
 
     pub(crate) fn failed(&mut self, now: Now, body_bytes: u64, room: Room) {

@@ -126,7 +126,7 @@ impl Context {
             Request::PartitionSequence(selector, consistency) => {
                 let partition = self.partition(selector);
                 self.know(partition, consistency).await?;
-                let last = database.watermark(partition);
+                let last = database.local_partition_sequence(partition).await;
                 Reply::number_or_null(last.map_err(|error| read_error(&error))?)
             }
             Request::Ping(None) => Reply::Simple("PONG".into()),

@@ -350,12 +350,24 @@ impl Database {
         partition: PartitionId,
     ) -> Result<Option<u64>, ReadError> {
         self.read_index(partition).await?;
-        self.inner.reads.fetch_add(1, Ordering::Relaxed);
-        self.watermark(partition)
+        self.local_partition_sequence(partition).await
     }
 
     /// The last sequence of a partition that can be read on this node, `None` when there is none.
     /// Among several nodes there may be later ones.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn local_partition_sequence(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Option<u64>, ReadError> {
+        let read = move |reader: &Reader| Ok(reader.next_sequence(partition).checked_sub(1));
+        self.read(partition, 1, read).await
+    }
+
+    /// As [`local_partition_sequence`](Self::local_partition_sequence), at once: an error, and no
+    /// wait, while this node catches up after its start.
     ///
     /// # Errors
     /// See [`ReadError`].

@@ -70,7 +70,7 @@ impl TopologyActor {
         let now = Instant::now();
         self.unfit.retain(|_, until| *until > now);
         if let Some((bucket, node)) = self.handed.take()
-            && leaders.get(bucket) != Some(&Some(node))
+            && leaders.get(bucket).copied().flatten().is_some_and(|leader| leader != node)
         {
             self.unfit.insert(node, now + UNFIT_FOR);
         }

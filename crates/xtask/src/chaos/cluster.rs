@@ -16,11 +16,11 @@ use crate::server_process::{Home, ServerProcess};
 
 const NODES: usize = 3;
 const ROUNDS: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Eight clients on each of three nodes and three servers share this machine.
 const REST: Duration = Duration::from_millis(25);
 /// What is appended while a small disk is full must fit on it later.
-const LONG_REST: Duration = Duration::from_millis(150);
+const LONG_REST: Duration = Duration::from_secs(1);
 /// Shorter than a fault lasts: a node that is cut off tells its clients so, meanwhile.
 const TIMEOUT: (&str, &str) = ("append.timeout_ms", "1500");
 /// What a client may hear while a node or the network is out of order.
@@ -187,7 +187,6 @@ pub(super) fn cut(binary: &Path, dice: &mut Dice) -> Result<String, String> {
 /// A node without the others accepts nothing, and answers reads that need them with an error.
 fn accepts_nothing(cluster: &Cluster<'_>, node: usize) -> Result<(), String> {
     let Some(load) = &cluster.loads[node] else { return Err("no clients".into()) };
-    let before = load.accepted();
     let mut connection = Client::connect(cluster.server(node)?.address()).map_err(said)?;
     let stale = connection.call(&["EPSEQ", "0"]).map_err(said)?;
     if stale.code() != Some("CLUSTERDOWN") {
@@ -197,6 +196,8 @@ fn accepts_nothing(cluster: &Cluster<'_>, node: usize) -> Result<(), String> {
     if !matches!(local, Value::Integer(_)) {
         return Err(format!("EPSEQ READ LOCAL of a node that is cut off: {local:?}"));
     }
+    let before = load.accepted();
+    thread::sleep(Duration::from_millis(500));
     match load.accepted() - before {
         0 => Ok(()),
         more => Err(format!("it accepted {more} appends")),
@@ -257,13 +258,18 @@ fn one_full(cluster: &mut Cluster<'_>, disk: &Disk) -> Result<String, String> {
         cluster.leader(0) == Ok(0)
     })
     .map_err(|error| format!("node 0 gets no lead: {error}"))?;
-    cluster.rest = LONG_REST;
     cluster.load_all()?;
     cluster.go_on(100, |_| true)?;
     let server = cluster.server(0)?;
     let is_full = || server.http("/health/ready").is_ok_and(|(_, body)| body.contains("no space"));
     until(PATIENCE, is_full).map_err(|error| format!("until nothing fits the disk: {error}"))?;
     let led = (0..2).filter(|bucket| cluster.leader(*bucket) == Ok(0)).count();
+    if led == 0 {
+        return Err("node 0 leads nothing when its disk is full".into());
+    }
+    cluster.quiet()?;
+    cluster.rest = LONG_REST;
+    cluster.load_all()?;
     cluster.go_on(300, |_| true).map_err(|error| format!("the disk of node 0 is full: {error}"))?;
     // Each bucket, and not only the one that another node leads.
     let began = Instant::now();

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use crate::programs;
 use crate::server_process::Home;
 
-/// Nobody's addresses outside of tests (RFC 2544).
-const CLIENTS: &str = "198.18.0";
-const PEERS: &str = "198.19.0";
+/// Nobody's addresses outside of tests (RFC 2544); the next number is of the process.
+const CLIENTS: &str = "198.18";
+const PEERS: &str = "198.19";
 
 /// Namespaces of the kernel with cables between them. They go when this is dropped.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ pub(super) struct Network {
     name: String,
     nodes: usize,
     dir: TempDir,
+}
+
+fn address(net: &str, host: usize) -> String {
+    format!("{net}.{}.{host}", std::process::id() % 250)
 }
 
 fn ip(words: &[&str]) -> Result<(), String> {
@@ -36,40 +40,53 @@ impl Network {
         let network = Self { name: format!("acta{}", std::process::id()), nodes, dir };
         std::fs::write(network.secret(), "a secret of the chaos tests")
             .map_err(|error| error.to_string())?;
-        let (clients, peers) = (network.bridge('c'), network.bridge('p'));
-        for bridge in [&clients, &peers] {
-            ip(&["link", "add", bridge, "type", "bridge"])?;
-            ip(&["link", "set", bridge, "up"])?;
-        }
-        ip(&["address", "add", &format!("{CLIENTS}.1/24"), "dev", &clients])?;
-        for node in 0..nodes {
-            let space = network.space(node);
+        network.make().map_err(|error| {
+            format!("cannot make networks (be root, with CAP_NET_ADMIN and CAP_SYS_ADMIN): {error}")
+        })?;
+        Ok(network)
+    }
+
+    fn make(&self) -> Result<(), String> {
+        // The bridge of the servers has a namespace of its own: what this machine's rules let
+        // through between others does not matter there.
+        let (hub, clients) = (self.hub(), self.name.clone());
+        ip(&["netns", "add", &hub])?;
+        ip(&["-n", &hub, "link", "add", "bridge", "type", "bridge"])?;
+        ip(&["-n", &hub, "link", "set", "bridge", "up"])?;
+        ip(&["link", "add", &clients, "type", "bridge"])?;
+        ip(&["link", "set", &clients, "up"])?;
+        ip(&["address", "add", &format!("{}/24", address(CLIENTS, 1)), "dev", &clients])?;
+        for node in 0..self.nodes {
+            let (space, cable) = (self.space(node), self.cable(node));
             ip(&["netns", "add", &space])?;
             ip(&["-n", &space, "link", "set", "lo", "up"])?;
-            for (kind, bridge, net) in [('c', &clients, CLIENTS), ('p', &peers, PEERS)] {
-                let (cable, inside) = (network.cable(kind, node), format!("to-{kind}"));
-                ip(&[
-                    "link", "add", &cable, "type", "veth", "peer", "name", &inside, "netns", &space,
-                ])?;
-                ip(&["link", "set", &cable, "master", bridge, "up"])?;
-                let address = format!("{net}.{}/24", 10 + node);
-                ip(&["-n", &space, "address", "add", &address, "dev", &inside])?;
-                ip(&["-n", &space, "link", "set", &inside, "up"])?;
+            let pair = ["type", "veth", "peer", "name"];
+            let here = std::process::id().to_string();
+            ip(&[&["-n", &space, "link", "add", "clients"], &pair[..], &[&cable, "netns", &here]]
+                .concat())?;
+            ip(&["link", "set", &cable, "master", &clients, "up"])?;
+            ip(&[&["-n", &space, "link", "add", "peers"], &pair[..], &[&cable, "netns", &hub]]
+                .concat())?;
+            ip(&["-n", &hub, "link", "set", &cable, "master", "bridge", "up"])?;
+            for (inside, net) in [("clients", CLIENTS), ("peers", PEERS)] {
+                let address = format!("{}/24", address(net, 10 + node));
+                ip(&["-n", &space, "address", "add", &address, "dev", inside])?;
+                ip(&["-n", &space, "link", "set", inside, "up"])?;
             }
         }
-        Ok(network)
+        Ok(())
     }
 
     fn secret(&self) -> PathBuf {
         self.dir.path().join("secret")
     }
 
-    fn bridge(&self, kind: char) -> String {
-        format!("{}{kind}", self.name)
+    fn hub(&self) -> String {
+        format!("{}-hub", self.name)
     }
 
-    fn cable(&self, kind: char, node: usize) -> String {
-        format!("{}{kind}{node}", self.name)
+    fn cable(&self, node: usize) -> String {
+        format!("{}v{node}", self.name)
     }
 
     fn space(&self, node: usize) -> String {
@@ -86,7 +103,7 @@ impl Network {
         node: usize,
         settings: &[(&str, &str)],
     ) -> Result<Home, String> {
-        let address = |net: &str, node: usize, port| format!("{net}.{}:{port}", 10 + node);
+        let address = |net, node, port| format!("{}:{port}", address(net, 10 + node));
         let quoted = |text: String| format!("{text:?}");
         let peers = (0..self.nodes).map(|node| address(PEERS, node, 9092)).collect::<Vec<_>>();
         let own = [
@@ -114,7 +131,8 @@ impl Network {
     /// # Errors
     /// When the kernel refuses.
     pub(super) fn plug(&self, node: usize, plugged: bool) -> Result<(), String> {
-        ip(&["link", "set", &self.cable('p', node), if plugged { "up" } else { "down" }])
+        let state = if plugged { "up" } else { "down" };
+        ip(&["-n", &self.hub(), "link", "set", &self.cable(node), state])
     }
 }
 
@@ -124,8 +142,7 @@ impl Drop for Network {
             // Its cables go along.
             let _ = ip(&["netns", "delete", &self.space(node)]);
         }
-        for kind in ['c', 'p'] {
-            let _ = ip(&["link", "delete", &self.bridge(kind)]);
-        }
+        let _ = ip(&["netns", "delete", &self.hub()]);
+        let _ = ip(&["link", "delete", &self.name]);
     }
 }
