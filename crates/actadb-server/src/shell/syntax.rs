@@ -221,8 +221,9 @@ mod tests {
         assert_eq!(words("EPSUB "), [""; 0]);
         assert_eq!(words("EPSUB * PRE"), ["PREFIX"]);
         assert_eq!(words("CLIENT SET"), ["SETNAME", "SETINFO"]);
-        assert_eq!(words("ESCAN s - + re"), ["rev"]);
+        assert_eq!(words("ESCAN s - + re"), ["rev", "read"]);
         assert_eq!(complete("ESCAN s - + re").0, 12);
+        assert_eq!(words("ESCAN s - + READ L"), ["LOCAL", "LINEARIZABLE"]);
         assert_eq!(words("NONE "), [""; 0]);
         assert_eq!(words("EAPPEND ä"), [""; 0]);
     }
@@ -234,7 +235,7 @@ mod tests {
         assert_eq!(hint("EACK "), "<subscription> <cursor>");
         assert_eq!(hint("EACK a"), " <cursor>");
         assert_eq!(hint("EACK a b"), "");
-        let options = "[PARTITION_KEY uuid] [COUNT n] [REV] [BLOCK ms]";
+        let options = "[PARTITION_KEY uuid] [COUNT n] [REV] [BLOCK ms] [READ LOCAL|LINEARIZABLE]";
         assert_eq!(hint("ESCAN s - + "), options);
         assert_eq!(hint("ESCAN s - + rev "), options.replace("[REV] ", ""));
         assert_eq!(hint("ESCAN s - + COUNT "), "n");
