@@ -139,7 +139,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for node in 0..self.nodes {
-            // Its cables go along.
+            let _ = ip(&["link", "delete", &self.cable(node)]);
             let _ = ip(&["netns", "delete", &self.space(node)]);
         }
         let _ = ip(&["netns", "delete", &self.hub()]);
