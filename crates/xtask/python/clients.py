@@ -160,7 +160,7 @@ class Checks:
         names = [text(name) for name in client.command_list()]
         equal(client.command_count(), len(names))
         assert "eappend" in names, names
-        equal(client.command()["eget"]["arity"], 2)
+        equal(client.command()["eget"]["arity"], -2)
         equal(client.config_get("partition.count"), {"partition.count": "32"})
         assert client.dbsize() > 0
         assert abs(client.time()[0] - time.time()) < 60
