@@ -120,13 +120,13 @@ impl Context {
             Request::StreamVersion(VersionOf { stream, partition_key, consistency }) => {
                 let partition = database.partition_of_stream(&stream, partition_key);
                 self.know(partition, consistency).await?;
-                let version = database.local_stream_version(stream, partition_key).await;
+                let version = Box::pin(database.local_stream_version(stream, partition_key)).await;
                 Reply::number_or_null(version.map_err(|error| read_error(&error))?)
             }
             Request::PartitionSequence(selector, consistency) => {
                 let partition = self.partition(selector);
                 self.know(partition, consistency).await?;
-                let last = database.local_partition_sequence(partition).await;
+                let last = Box::pin(database.local_partition_sequence(partition)).await;
                 Reply::number_or_null(last.map_err(|error| read_error(&error))?)
             }
             Request::Ping(None) => Reply::Simple("PONG".into()),
@@ -148,7 +148,7 @@ impl Context {
                 Reply::Text(crate::cluster_info::nodes(&database.status()))
             }
             Request::Cluster(ClusterCommand::HandOver { bucket, node }) => {
-                let told = database.hand_over(BucketId(bucket), node).await;
+                let told = Box::pin(database.hand_over(BucketId(bucket), node)).await;
                 told.map_err(|what| ErrorReply::new(Code::Err, what))?;
                 Reply::ok()
             }

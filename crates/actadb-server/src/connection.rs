@@ -439,7 +439,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let blocks = first.blocks();
         if blocks || !batch.front().is_some_and(is_other) {
             if !blocks && self.following.is_idle() {
-                self.context.answer(first, protocol, &mut self.socket.out).await;
+                // In a box, as every connection would have room for it all its life.
+                Box::pin(self.context.answer(first, protocol, &mut self.socket.out)).await;
                 return Ok(());
             }
             // What is answered already must not wait for what may take for ever.

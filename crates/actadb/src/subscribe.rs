@@ -255,7 +255,8 @@ impl Database {
         look.scan.count = look.scan.count.min(PAGE_MAX_EVENTS);
         let nothing_can_come = look.scan.from > look.scan.to;
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-        self.caught_up(look.partition).await;
+        // In a box: thousands of connections may wait here, and few of them for this.
+        Box::pin(self.caught_up(look.partition)).await;
         self.reader(look.partition)?;
         let bell = Arc::new(Bell::default());
         let _hung = self.hang(&bell, look.partition, vec![place]);
