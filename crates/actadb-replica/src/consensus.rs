@@ -88,6 +88,8 @@ pub(crate) struct Consensus {
     /// The election timeout in ticks, and the term and role it was drawn for.
     timeout: usize,
     drawn_for: (u64, StateRole),
+    /// The follower that the lead was offered last.
+    offered: u64,
 }
 
 impl std::fmt::Debug for Consensus {
@@ -141,7 +143,8 @@ impl Consensus {
         let drawn_for = (term, StateRole::Leader);
         let mut dice = SplitMix64::new(seed);
         let life = dice.draw();
-        let mut consensus = Self { raft, dice, life, timeout: ELECTION_TICKS, drawn_for };
+        let timeout = ELECTION_TICKS;
+        let mut consensus = Self { raft, dice, life, timeout, drawn_for, offered: 0 };
         consensus.pin_timeout(false);
         consensus
     }
@@ -237,31 +240,35 @@ impl Consensus {
     }
 
     /// Hands the lead to a follower, when it has all of the log; given up after an election
-    /// timeout.
-    pub(crate) fn hand_over_to(&mut self, replica: u64) {
+    /// timeout. Answers whether that was begun.
+    pub(crate) fn hand_over_to(&mut self, replica: u64) -> bool {
         let raft = &self.raft.raft;
         let near = |progress: &Progress| {
             // One that is far behind, or silent, would only keep everybody waiting.
             progress.recent_active && progress.matched + NEAR >= raft.raft_log.last_index()
         };
-        if self.is_leader() && raft.prs().get(replica).is_some_and(near) {
-            self.raft.transfer_leader(replica);
-            self.pin_timeout(false);
+        if !self.is_leader() || !raft.prs().get(replica).is_some_and(near) {
+            return false;
         }
+        self.offered = replica;
+        self.raft.transfer_leader(replica);
+        self.pin_timeout(false);
+        true
     }
 
-    /// Hands the lead to the follower that has most of the log; answers whether there is one.
+    /// Hands the lead to the follower that has most of the log, and of equals not to the one that
+    /// was asked last: it may have had its reasons. Answers whether that was begun.
     pub(crate) fn hand_over(&mut self) -> bool {
         let raft = &self.raft.raft;
         let ours = raft.id;
         let others = self.raft.store().voters.iter().filter(|voter| **voter != ours);
         let matched = |voter: &u64| {
             let progress = raft.prs().get(*voter)?;
-            progress.recent_active.then_some((progress.matched, *voter))
+            let other = *voter != self.offered;
+            progress.recent_active.then_some((progress.matched, other, *voter))
         };
-        let Some((_, best)) = others.filter_map(matched).max() else { return false };
-        self.hand_over_to(best);
-        true
+        let Some((.., best)) = others.filter_map(matched).max() else { return false };
+        self.hand_over_to(best)
     }
 
     /// Of a leader: the last entry that each other replica is known to have, by replica from 1.

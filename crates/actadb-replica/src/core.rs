@@ -209,7 +209,7 @@ impl ReplicaCore {
         if !matches!(self.busy, Busy::Idle) {
             self.busy_since_ns.get_or_insert(now.mono_ns);
         }
-        match self.room.is_short() {
+        match self.is_short() {
             true => _ = self.short_since_ns.get_or_insert(now.mono_ns),
             false => self.short_since_ns = None,
         }
@@ -228,11 +228,10 @@ impl ReplicaCore {
                 }
             }
             // Who has no space takes no lead: it would only hand it on.
-            Input::Peer(message)
-                if message.kind == PeerKind::TimeoutNow && self.room.is_short() => {}
+            Input::Peer(message) if message.kind == PeerKind::TimeoutNow && self.is_short() => {}
             Input::Peer(message) => self.consensus.receive(message),
             Input::Unreachable(replica) => self.consensus.unreachable(replica),
-            Input::HandOver(replica) => self.consensus.hand_over_to(replica),
+            Input::HandOver(replica) => _ = self.consensus.hand_over_to(replica),
             Input::Numbered { next_sequences, time_ns } => {
                 self.last_time_ns = self.last_time_ns.max(time_ns);
                 self.epoch = self.leads.then(|| self.consensus.term());
@@ -327,13 +326,18 @@ impl ReplicaCore {
         few && !self.admission.is_empty() && matches!(self.busy, Busy::Idle)
     }
 
+    /// Whether the disk has no space for what comes next.
+    fn is_short(&self) -> bool {
+        self.room.is_short() || matches!(self.busy, Busy::Blocked { .. })
+    }
+
     /// What an operator wants to see.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
             queued: self.admission.len(),
             room: self.room.room(),
-            no_room: self.room.is_short() || matches!(self.busy, Busy::Blocked { .. }),
+            no_room: self.is_short(),
             full_segments: self.room.full_segments,
             written: self.written,
             synced: self.synced,
@@ -361,8 +365,7 @@ impl ReplicaCore {
             // A leader whose disk does not answer, or is full, holds up those whose disks are not.
             let since = [self.busy_since_ns, self.short_since_ns].into_iter().flatten().min();
             let stuck = since.is_some_and(|since| now.mono_ns - since > STUCK_NS);
-            if stuck && self.consensus.takes_proposals() {
-                self.consensus.hand_over();
+            if stuck && self.consensus.takes_proposals() && self.consensus.hand_over() {
                 self.begin_patience();
             }
         }

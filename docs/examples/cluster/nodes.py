@@ -9,6 +9,7 @@ import tempfile
 import time
 
 NODES = (1, 2, 3)
+PATIENCE_SECONDS = 60
 
 
 def command(port, *words, timeout=15):
@@ -28,13 +29,21 @@ def command(port, *words, timeout=15):
 
 def wait_for(port):
     """Waits until a server answers."""
-    while True:
+    for _ in within_patience(f"no answer on port {port}"):
         try:
             if command(port, b"PING", timeout=2).startswith(b"+PONG"):
                 return
         except OSError:
             pass
+
+
+def within_patience(failure):
+    """A loop that comes again every 50 ms, and ends with an error after a minute."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        yield
         time.sleep(0.05)
+    raise TimeoutError(failure)
 
 
 class Cluster:
@@ -48,8 +57,12 @@ class Cluster:
         with open(f"{self.place}/secret", "w", encoding="ascii") as secret:
             secret.write(os.urandom(32).hex())
         self.nodes = {node: self.start(node) for node in NODES}
-        for node in NODES:
-            wait_for(9090 + node)
+        try:
+            for node in NODES:
+                wait_for(9090 + node)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def start(self, node):
@@ -71,7 +84,7 @@ class Cluster:
 
     def leader(self):
         """The node that leads bucket 0, as the first one that answers knows."""
-        while True:
+        for _ in within_patience("no node knows a leader"):
             for node in NODES:
                 try:
                     told = command(9090 + node, b"CLUSTER", b"INFO", timeout=2)
@@ -79,7 +92,6 @@ class Cluster:
                     continue
                 if found := re.search(rb"leader=(\d)", told):
                     return int(found[1]) + 1
-            time.sleep(0.05)
 
     def __exit__(self, *_):
         for process in self.nodes.values():
