@@ -87,6 +87,10 @@ pub const PEER_KEPT_BYTES: usize = 8 << 20;
 pub const LANE_BYTES: usize = 64 << 20;
 /// Messages that may wait to be sent to one node.
 pub const LANE_FRAMES: usize = 8192;
+/// How far the clocks of two nodes may be apart before it is told as trouble, in milliseconds: the
+/// bound of CockroachDB. Nothing is lost by it: timestamps of events are as wrong as the clock of
+/// the leader, that is all.
+pub const CLOCKS_APART_MAX_MS: u64 = 500;
 /// Messages from all other nodes that may wait to be read.
 pub const PEER_EVENTS: usize = 1024;
 /// Appends of other nodes that are under way on one that leads.

@@ -72,12 +72,14 @@ pub fn nodes(status: &Status) -> String {
         let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         let _ = write!(
             text,
-            "{number} clients={} peers={peer_address} {} {} version={} leads={}\r\n",
+            "{number} clients={} peers={peer_address} {} {} version={} leads={} \
+             clock_ahead_ms={}\r\n",
             or_dash(client_address),
             if *is_this { "myself" } else { "node" },
             if node.connected { "connected" } else { "lost" },
             or_dash(&node.version),
             or_dash(&leads.join(",")),
+            node.clock_ahead_ms.map_or("-".to_owned(), |ahead| ahead.to_string()),
         );
     }
     text

@@ -168,7 +168,13 @@ impl Gatherer {
             (labels, f64::from(u8::from(node.connected)))
         });
         let help = "1 while this node is connected to the other one";
-        gauge(encoder, "node_connected", help, nodes.collect())
+        gauge(encoder, "node_connected", help, nodes.collect())?;
+        let clocks = status.nodes.iter().filter_map(|node| {
+            let labels = vec![("node".to_owned(), node.node.to_string())];
+            Some((labels, node.clock_ahead_ms? as f64 / 1e3))
+        });
+        let help = "How far the clock of another node is ahead of this one's";
+        gauge(encoder, "node_clock_ahead_seconds", help, clocks.collect())
     }
 
     fn buckets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

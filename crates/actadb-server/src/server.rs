@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actadb::cluster::options::{Sockets, SystemSockets};
 use actadb::database::Database;
 use actadb::error::OpenError;
 use actadb::options::Options;
 use actadb_protocol::error::{Code, ErrorReply};
 use actadb_protocol::reply::Reply;
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -20,9 +21,6 @@ use crate::connection::Connection;
 use crate::registry::Registry;
 use crate::session::Session;
 use crate::settings::Settings;
-
-/// Silence after which a connection is probed.
-const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// How long connections may take to end when the server stops.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -81,15 +79,32 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let network = &settings.network;
-        // Addresses first: a port that is taken must not cost a recovery.
-        let listener = listen("network.client_address", &network.client_address).await?;
-        let admin = match network.admin_address.as_str() {
-            "" => None,
-            address => Some(listen("network.admin_address", address).await?),
-        };
         let cluster = settings.cluster().map_err(StartError::Cluster)?;
         let options = Options { cluster, ..settings.options() };
+        Self::start_on(SystemSockets, settings, options).await
+    }
+
+    /// The same, of a database with such options, whose clients come over such sockets: for
+    /// simulated networks.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start_on<S: Sockets>(
+        sockets: S,
+        settings: Settings,
+        options: Options,
+    ) -> Result<Self, StartError> {
+        let network = &settings.network;
+        // Addresses first: a port that is taken must not cost a recovery.
+        let (listener, client_address) = listen(&sockets, &network.client_address).await?;
+        let admin = match network.admin_address.as_str() {
+            "" => None,
+            address => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|error| refused("network.admin_address", address, error))?,
+            ),
+        };
         let database = Database::open_with(options).await.map_err(|error| {
             StartError::Database { dir: settings.dir.display().to_string(), error }
         })?;
@@ -99,11 +114,9 @@ impl Server {
             registry: Arc::new(Registry::default()),
         };
         let (stopping, is_stopping) = watch::channel(false);
-        let unknown = |_| SocketAddr::from(([0, 0, 0, 0], 0));
-        let client_address = listener.local_addr().unwrap_or_else(unknown);
         let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, context.clone(), is_stopping.clone()));
+        tasks.spawn(accept::<S>(listener, context.clone(), is_stopping.clone()));
         if let Some(admin) = admin {
             let mut stopped = is_stopping;
             let stopped = async move {
@@ -145,19 +158,27 @@ impl Server {
     }
 }
 
-async fn listen(key: &'static str, address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen {
-        key,
-        address: address.to_owned(),
-        error,
-    })
+fn refused(key: &'static str, address: &str, error: std::io::Error) -> StartError {
+    StartError::Listen { key, address: address.to_owned(), error }
 }
 
-async fn accept(listener: TcpListener, context: Context, mut stopping: watch::Receiver<bool>) {
+/// Listens for clients.
+async fn listen<S: Sockets>(
+    sockets: &S,
+    address: &str,
+) -> Result<(S::Listener, SocketAddr), StartError> {
+    sockets.bind(address).await.map_err(|error| refused("network.client_address", address, error))
+}
+
+async fn accept<S: Sockets>(
+    mut listener: S::Listener,
+    context: Context,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = S::accept(&mut listener) => accepted,
             Some(_ended) = connections.join_next() => continue,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
@@ -178,17 +199,13 @@ async fn accept(listener: TcpListener, context: Context, mut stopping: watch::Re
     while connections.join_next().await.is_some() {}
 }
 
-fn admit(
-    mut stream: TcpStream,
+fn admit<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut stream: S,
     address: SocketAddr,
     context: &Context,
     stopping: &watch::Receiver<bool>,
-) -> Option<Connection<TcpStream>> {
+) -> Option<Connection<S>> {
     let settings = &context.settings;
-    let _ = stream.set_nodelay(true);
-    // A peer that vanished without a word is noticed within minutes, as in Redis.
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
-    let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
     let protocol = settings.default_protocol();
     let Some(row) = context.registry.connect(address, protocol, settings.network.max_clients)
     else {

@@ -4,9 +4,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actadb::cluster::options::{ClusterOptions, SECRET_MIN_BYTES, Secret};
+use actadb::cluster::options::{ClusterOptions, Libp2p, SECRET_MIN_BYTES, Secret};
 use actadb::model::limits;
 use actadb::options::{
     BUCKETS_DEFAULT, Execution, FsyncMode, Options, SCRUB_BYTES_PER_SECOND_DEFAULT,
@@ -336,6 +337,7 @@ impl Settings {
             listen: self.cluster.listen().map_err(|what| format!("cluster.{what}"))?,
             secret,
             client_address: self.network.client_address.clone(),
+            network: Arc::new(Libp2p),
         }))
     }
 

@@ -30,11 +30,14 @@ pub enum FrameKind {
     Formed = 4,
     /// The handshake.
     Hello = 5,
+    /// Nothing else was to be said for a while.
+    Beat = 6,
 }
 
 impl FrameKind {
     fn from_u8(value: u8) -> Option<Self> {
-        let all = [Self::Replica, Self::Append, Self::Appended, Self::Formed, Self::Hello];
+        use FrameKind::{Append, Appended, Beat, Formed, Hello, Replica};
+        let all = [Replica, Append, Appended, Formed, Hello, Beat];
         all.into_iter().find(|kind| *kind as u8 == value)
     }
 }

@@ -432,6 +432,7 @@ impl Database {
                 client_address: hello.map(|h| h.client_address.clone()).unwrap_or_default(),
                 peer_address: peer_address.clone(),
                 connected: is_this || links.is_connected(node),
+                clock_ahead_ms: if is_this { None } else { links.clock_ahead_ms(node) },
                 version: hello.map(|h| h.version.clone()).unwrap_or_default(),
             }
         };

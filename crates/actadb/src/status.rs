@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use actadb_bucket::writer_side::Totals;
 use actadb_log::error::Damage;
 use actadb_model::ids::{BucketId, PartitionId, Partitioning};
+use actadb_model::limits::CLOCKS_APART_MAX_MS;
 use actadb_model::outcome::ClosedReason;
 use actadb_partition::core::Stats as PartitionStats;
 use actadb_replica::core::Stats as ReplicaStats;
@@ -58,6 +59,9 @@ pub struct NodeStatus {
     pub peer_address: String,
     /// Whether frames to it are sent now.
     pub connected: bool,
+    /// How far its clock is ahead of this node's, in milliseconds: exact to the time a message
+    /// takes. `None` of this node, and until it has said.
+    pub clock_ahead_ms: Option<i64>,
     /// Version of its program.
     pub version: String,
 }
@@ -89,6 +93,13 @@ impl Status {
         }
         for node in self.nodes.iter().filter(|node| !node.connected) {
             words.push(format!("node {} is not connected ({})", node.node, node.peer_address));
+        }
+        for node in &self.nodes {
+            let ahead = node.clock_ahead_ms.unwrap_or(0);
+            if ahead.unsigned_abs() > CLOCKS_APART_MAX_MS {
+                let number = node.node;
+                words.push(format!("the clock of node {number} is {ahead} ms ahead of this one's"));
+            }
         }
         words
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actadb::cluster::options::{ClusterOptions, Secret};
+use actadb::cluster::options::{ClusterOptions, Libp2p, Secret};
 use actadb::database::Database;
 use actadb::error::{OpenError, ReadError};
 use actadb::model::ids::{PartitionKey, with_hash16};
@@ -40,6 +41,7 @@ fn options(dir: &Path, node: u8, addresses: &[SocketAddr]) -> Options {
             listen: addresses[usize::from(node)],
             secret: Secret::new(b"a secret of the tests").expect("long enough"),
             client_address: String::new(),
+            network: Arc::new(Libp2p),
         }),
         ..Options::new(dir.join(format!("node-{node}")))
     }

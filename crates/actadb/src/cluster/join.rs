@@ -9,8 +9,7 @@ use actadb_membership::record::{Hello, PROTOCOL_VERSION, Record, Shape};
 use actadb_model::limits::{FORWARDED_MAX_BYTES, NODES_MAX};
 use actadb_store::meta::Seat;
 use actadb_transport::frame::FrameKind;
-use actadb_transport::libp2p_peers::{Libp2pPeers, Settings, new_identity};
-use actadb_transport::peers::PeerEvent;
+use actadb_transport::peers::{PeerEvent, Settings, Started};
 use tokio::sync::mpsc;
 use tokio::time::interval;
 use uuid::Uuid;
@@ -86,8 +85,12 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
             dir.display()
         )));
     }
-    let new =
-        || NodeIdentity { storage: Uuid::new_v4(), boot: 0, key: new_identity(), created: false };
+    let new = || NodeIdentity {
+        storage: Uuid::new_v4(),
+        boot: 0,
+        key: cluster.network.new_identity(),
+        created: false,
+    };
     let identity = start_identity(disk, dir, new)?;
     let shape = Shape {
         nodes: cluster.peers.len() as u8,
@@ -121,17 +124,18 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
     };
     let known = record.is_some();
     let door = Arc::new(Door::new(Members::new(hello, record)));
-    let (peers, mut events) = Libp2pPeers::start(Settings {
+    let settings = Settings {
         identity: identity.key,
         node: cluster.node,
         listen: cluster.listen,
         peers: cluster.peers.clone(),
         secret: cluster.secret.clone(),
         admission: door.clone(),
-    })
-    .await
-    .map_err(|error| OpenError::Cluster(error.to_string()))?;
-    tracing::info!(node = cluster.node, address = %peers.listens_on(), "listening for other nodes");
+    };
+    let started = cluster.network.start(settings).await;
+    let started = started.map_err(|error| OpenError::Cluster(error.to_string()))?;
+    let Started { peers, mut events, listens_on } = started;
+    tracing::info!(node = cluster.node, address = %listens_on, "listening for other nodes");
     let links = Arc::new(Links::new(cluster.node, door, peers));
     let record = form(&links, &mut events).await?;
     if !known {

@@ -101,6 +101,11 @@ impl Links {
         self.transport.is_connected(node)
     }
 
+    /// How far a node's clock is ahead of this one's, in milliseconds.
+    pub(crate) fn clock_ahead_ms(&self, node: u8) -> Option<i64> {
+        self.transport.clock_ahead_ms(node)
+    }
+
     /// Sends what one replica says to another.
     pub(crate) fn send_replica(&self, bucket: BucketId, message: &PeerMessage) -> bool {
         let Some(node) = node_of(message.to) else { return false };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actadb_membership::balance::hand_over;
 use actadb_model::limits::FORWARDED_MAX;
@@ -16,7 +16,7 @@ use kameo::mailbox::Signal;
 use kameo::prelude::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Interval;
+use tokio::time::{Instant, Interval};
 
 use crate::cluster::links::{Links, node_of, replica_of};
 use crate::cluster::wire::{AppendRequest, AppendResponse};
@@ -125,7 +125,7 @@ impl TopologyActor {
                 Some(response) => self.links.answered(response),
                 None => tracing::warn!(node, "the answer to an append cannot be read"),
             },
-            FrameKind::Formed | FrameKind::Hello => {}
+            FrameKind::Formed | FrameKind::Hello | FrameKind::Beat => {}
         }
     }
 
