@@ -14,3 +14,4 @@ mod subscriptions;
 mod support;
 mod tail;
 mod tools;
+mod virtual_network;
