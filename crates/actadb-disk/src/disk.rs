@@ -11,6 +11,11 @@ pub trait Disk: Debug + Send + Sync {
     /// only when its directory was synced.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// As [`create`](Self::create), a file that nobody else may read where the system knows users.
+    fn create_private(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.create(path)
+    }
+
     /// Opens a file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 

@@ -28,6 +28,14 @@ impl Disk for OsDisk {
         Ok(Arc::new(OsFile(file)))
     }
 
+    #[cfg(unix)]
+    fn create_private(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        Ok(Arc::new(OsFile(options.open(path)?)))
+    }
+
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(OsFile(OpenOptions::new().read(true).write(true).open(path)?)))
     }

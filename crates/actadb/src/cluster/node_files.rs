@@ -98,7 +98,8 @@ fn write(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Result<(), Ope
         if disk.exists(&temporary)? {
             disk.remove(&temporary)?;
         }
-        let file = disk.create(&temporary)?;
+        // A key lies in one of them.
+        let file = disk.create_private(&temporary)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_data()?;
         disk.rename(&temporary, path)?;
