@@ -9,8 +9,8 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Format version of sealed indexes; 0 may change until the format is frozen.
-pub const FORMAT_VERSION: u16 = 0;
+/// Format version of sealed indexes and filters. What is not known is written anew.
+pub const FORMAT_VERSION: u16 = 1;
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 4096;
 /// Bytes of a block before its checksum.

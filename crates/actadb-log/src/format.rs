@@ -6,9 +6,9 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Format version of everything in a bucket's directory. Version 0 may change until the format is
-/// frozen.
-pub const FORMAT_VERSION: u16 = 0;
+/// Format version of everything in a data directory but the indexes. What version 1 has written
+/// must open for ever.
+pub const FORMAT_VERSION: u16 = 1;
 
 /// Frames begin here: the header of a segment has a block of its own, never rewritten by a frame.
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
@@ -190,8 +190,10 @@ pub struct FrameHeader {
     pub previous_checksum: u32,
     /// Seeded checksum of this header, and with it of all the rest: what the next frame chains to.
     pub checksum: u32,
-    /// Written as zero, and not looked at; kept, because the checksum covers it and recovery
-    /// writes the headers again that it has read.
+    /// The format version it was written in, and what was written as zero and is not looked at:
+    /// kept, because the checksum covers them and recovery writes the headers again that it has
+    /// read.
+    version: u8,
     zero: u16,
 }
 
@@ -214,6 +216,7 @@ impl FrameHeader {
             index,
             previous_checksum,
             checksum: 0,
+            version: FORMAT_VERSION as u8,
             zero: 0,
         };
         header.checksum = crc32c::crc32c_append(seed, &header.raw().as_bytes()[..36]);
@@ -223,7 +226,7 @@ impl FrameHeader {
     fn raw(&self) -> RawFrame {
         RawFrame {
             magic: FRAME_MAGIC,
-            version: FORMAT_VERSION as u8,
+            version: self.version,
             kind: self.kind as u8,
             zero: self.zero.into(),
             body_bytes: self.body_bytes.into(),
@@ -264,6 +267,7 @@ impl FrameHeader {
             index: raw.index.get(),
             previous_checksum: raw.previous_checksum.get(),
             checksum: raw.checksum.get(),
+            version: raw.version,
             zero: raw.zero.get(),
         })
     }

@@ -54,7 +54,8 @@ pub(crate) fn make_frame(bytes: &mut [u8], at: usize) {
     let (head, body) = frame.split_at_mut(FRAME_HEADER_BYTES);
     head[..4].copy_from_slice(b"AFRM");
     head[4] %= 32;
-    head[4] = head[4].saturating_sub(30);
+    // Versions that are known, and now and then one that is not.
+    head[4] = head[4].saturating_sub(29);
     head[5] %= 4;
     let length = usize::from(u16::from_le_bytes([head[8], head[9]])) % (body.len() + 1);
     head[8..12].copy_from_slice(&(length as u32).to_le_bytes());
