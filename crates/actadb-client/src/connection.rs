@@ -1,6 +1,7 @@
 //! The connection that a client's requests share: made when it is needed, made anew when it broke.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -16,34 +17,70 @@ use crate::inbox::{Inbox, PushWriter};
 use crate::options::ClientOptions;
 use crate::reply::Fields;
 
-/// Makes connections.
-#[derive(Clone, Debug)]
-pub(crate) struct Connector {
+/// A server, or a node of several.
+#[derive(Debug)]
+struct Node {
     client: redis::Client,
     address: String,
+}
+
+/// Makes connections.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    /// At least one.
+    nodes: Vec<Node>,
+    /// Number of the one to talk to, and how often that was another one before.
+    moves: AtomicUsize,
     connect_timeout: Duration,
     request_timeout: Duration,
 }
 
-impl Connector {
-    pub(crate) fn new(options: &ClientOptions) -> Result<Self, Error> {
+impl Node {
+    fn new(url: &str, password: Option<&String>) -> Result<Self, Error> {
         let bad_url = |error: RedisError| {
             let why = error.detail().map_or_else(|| error.to_string(), str::to_owned);
             Error::Invalid(format!("the URL of the server: {why}"))
         };
-        let info = options.url.as_str().into_connection_info().map_err(bad_url)?;
+        let info = url.into_connection_info().map_err(bad_url)?;
         let address = info.addr().to_string();
         let name = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let mut settings = settings.set_lib_name(name.0, name.1);
-        if let Some(password) = &options.password {
+        if let Some(password) = password {
             settings = settings.set_password(password);
         }
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let client = redis::Client::open(info).map_err(bad_url)?;
+        Ok(Self { client, address })
+    }
+}
+
+impl Connector {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, Error> {
+        let node = |url: &String| Node::new(url, options.password.as_ref());
+        let nodes = options.urls.iter().map(node).collect::<Result<Vec<_>, Error>>()?;
         let ClientOptions { connect_timeout, request_timeout, .. } = *options;
-        Ok(Self { client, address, connect_timeout, request_timeout })
+        Ok(Self { nodes, moves: AtomicUsize::new(0), connect_timeout, request_timeout })
+    }
+
+    /// How often the client went from node to node.
+    pub(crate) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    fn node(&self, moves: usize) -> &Node {
+        &self.nodes[moves % self.nodes.len()]
+    }
+
+    /// Goes to the next node, unless somebody has since `moves` were counted.
+    pub(crate) fn leave(&self, moves: usize) {
+        let next = moves.wrapping_add(1);
+        let _ = self.moves.compare_exchange(moves, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn address(&self) -> String {
+        self.node(self.moves()).address.clone()
     }
 
     fn config(&self) -> AsyncConnectionConfig {
@@ -56,11 +93,23 @@ impl Connector {
         &self,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Error> {
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
-        connecting.await.map_err(|error| match error.kind() {
-            ErrorKind::Io | ErrorKind::Client | ErrorKind::Parse => self.lost(&error),
-            _ => self.failure(&error).error,
-        })
+        let mut tries = 0;
+        loop {
+            let moves = self.moves();
+            let client = &self.node(moves).client;
+            let error = match client.get_multiplexed_async_connection_with_config(&config).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::Client | ErrorKind::Parse);
+            let error = if lost { self.lost(&error) } else { self.failure(&error).error };
+            self.leave(moves);
+            tries += 1;
+            // Each node once: what all refuse is refused.
+            if tries == self.nodes.len() || !error.is_transient() {
+                return Err(error);
+            }
+        }
     }
 
     /// A connection for requests.
@@ -80,7 +129,7 @@ impl Connector {
     fn lost(&self, error: &RedisError) -> Error {
         let reason =
             if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() };
-        Error::Disconnected { address: self.address.clone(), reason }
+        Error::Disconnected { address: self.address(), reason }
     }
 
     /// What an error of redis-rs means.
@@ -143,7 +192,7 @@ impl Link {
         if let Some((at, reason)) = &state.failed
             && *at >= asked
         {
-            let address = self.connector.address.clone();
+            let address = self.connector.address();
             return Err(Error::Disconnected { address, reason: reason.clone() });
         }
         match self.connector.connect().await {
@@ -163,8 +212,8 @@ impl Link {
 
     async fn discard(&self, number: u64) {
         let mut state = self.state.lock().await;
-        if state.number == number {
-            state.connection = None;
+        if state.number == number && state.connection.take().is_some() {
+            self.connector.leave(self.connector.moves());
         }
     }
 
@@ -175,7 +224,8 @@ impl Link {
             Ok(value) => Ok(value),
             Err(error) => {
                 let failure = self.connector.failure(&error);
-                if failure.lost {
+                let elsewhere = self.connector.nodes.len() > 1 && failure.error.asks_elsewhere();
+                if failure.lost || elsewhere {
                     self.discard(number).await;
                 }
                 Err(failure)
@@ -188,7 +238,7 @@ impl Link {
         let said = self.request(&redis::cmd("HELLO")).await.map_err(|failure| failure.error)?;
         let count = Fields::of(said)?.number("num_partitions").ok();
         count.and_then(|count| u16::try_from(count).ok()).filter(|count| *count > 0).ok_or_else(
-            || Error::Protocol(format!("{} is no ActaDB server", self.connector.address)),
+            || Error::Protocol(format!("{} is no ActaDB server", self.connector.address())),
         )
     }
 }

@@ -78,6 +78,15 @@ impl Error {
         }
     }
 
+    /// Whether another node may be able to what this one is not, now.
+    pub(crate) fn asks_elsewhere(&self) -> bool {
+        match self {
+            Self::Disconnected { .. } => true,
+            Self::Refused { code, .. } => matches!(code, Code::TryAgain | Code::NoQuorum),
+            _ => false,
+        }
+    }
+
     /// An error reply.
     pub(crate) fn reply(code: &str, text: &str) -> Self {
         let code = Code::of(code);
@@ -116,6 +125,8 @@ pub enum Code {
     ReadOnly,
     /// `TRYAGAIN`: not now.
     TryAgain,
+    /// `CLUSTERDOWN`: no majority of the nodes answers this one.
+    NoQuorum,
     /// `UNCERTAIN`: a failure struck while the append was under way.
     Uncertain,
     /// `TIMEOUT`: no answer in the server's time.
@@ -143,6 +154,7 @@ const CODES: &[(&str, Code)] = &[
     ("DISKFULL", Code::DiskFull),
     ("READONLY", Code::ReadOnly),
     ("TRYAGAIN", Code::TryAgain),
+    ("CLUSTERDOWN", Code::NoQuorum),
     ("UNCERTAIN", Code::Uncertain),
     ("TIMEOUT", Code::Timeout),
     ("NOTFOUND", Code::NotFound),
@@ -165,8 +177,7 @@ impl Code {
 
     fn is_transient(&self) -> bool {
         match self {
-            Self::TryAgain | Self::Uncertain | Self::Timeout => true,
-            Self::Other(word) => word == "CLUSTERDOWN",
+            Self::TryAgain | Self::NoQuorum | Self::Uncertain | Self::Timeout => true,
             _ => false,
         }
     }

@@ -118,10 +118,17 @@ impl Follower {
 
     async fn try_to_subscribe(&self) -> Result<Session, Error> {
         let connector = self.client.inner.link.connector();
+        let moves = connector.moves();
         let (mut connection, inbox) = connector.connect_for_pushes().await?;
         let command = self.follow.command(&self.sources, &self.checkpoint, self.window);
         let answer: Result<Value, RedisError> = command.query_async(&mut connection).await;
-        let id = answer.map_err(|error| connector.failure(&error).error)?;
+        let id = answer.map_err(|error| {
+            let error = connector.failure(&error).error;
+            if error.asks_elsewhere() {
+                connector.leave(moves);
+            }
+            error
+        })?;
         Ok(Session { connection, inbox, subscription: reply::uuid(&id)? })
     }
 

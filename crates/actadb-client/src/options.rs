@@ -20,7 +20,8 @@ const PORT: u16 = 9090;
 /// ```
 #[derive(Clone)]
 pub struct ClientOptions {
-    pub(crate) url: String,
+    /// At least one.
+    pub(crate) urls: Vec<String>,
     pub(crate) password: Option<String>,
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
@@ -33,10 +34,14 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// Defaults for a server: `redis://[:password@]host[:port]`, or just `host[:port]`. The port is
     /// 9090 when none is given.
+    ///
+    /// Several nodes of a cluster are separated by commas (a comma in a password is `%2C`). The
+    /// client talks to one of them at a time, the first one at first, and goes to the next when
+    /// that cannot be reached, breaks off, or answers that it cannot now.
     #[must_use]
-    pub fn new(url: impl AsRef<str>) -> Self {
+    pub fn new(urls: impl AsRef<str>) -> Self {
         Self {
-            url: with_defaults(url.as_ref()),
+            urls: urls.as_ref().split(',').map(|url| with_defaults(url.trim())).collect(),
             password: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),

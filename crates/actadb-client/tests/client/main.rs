@@ -2,6 +2,7 @@
 //! that cuts connections, and against a scripted server for what a healthy one never says.
 
 mod appending;
+mod cluster;
 mod examples;
 mod following;
 mod git_projection;

@@ -22,13 +22,18 @@ pub(crate) async fn start(dir: &Path) -> Server {
 
 /// The same with other settings.
 pub(crate) async fn start_with(dir: &Path, change: impl FnOnce(&mut Settings)) -> Server {
+    Server::start(settings(dir, change)).await.expect("the server starts")
+}
+
+/// Settings of a server on a directory and free ports.
+pub(crate) fn settings(dir: &Path, change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = Settings { dir: dir.join("data"), ..Settings::default() };
     settings.network.client_address = "127.0.0.1:0".into();
     settings.network.admin_address = String::new();
     settings.segment.size_bytes = 1 << 20;
     settings.bucket.count = 4;
     change(&mut settings);
-    Server::start(settings).await.expect("the server starts")
+    settings
 }
 
 /// The URL of an address.
