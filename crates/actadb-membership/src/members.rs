@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actadb_model::probe::{Mistake, made};
 use uuid::Uuid;
 
 use crate::record::{Hello, PROTOCOL_VERSION, Record, Shape};
@@ -153,7 +154,7 @@ impl Members {
                 return Err(Refusal::OtherCluster { node, theirs, ours });
             }
             let known = record.storages.get(usize::from(node)).copied().unwrap_or_default();
-            if hello.storage != known {
+            if hello.storage != known && !made(Mistake::WipedDiskAdmitted) {
                 let theirs = hello.storage;
                 return Err(Refusal::OtherStorage { node, theirs, ours: known });
             }

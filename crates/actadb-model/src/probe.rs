@@ -48,13 +48,15 @@ pub enum Mistake {
     ReadNotConfirmed,
     /// A follower that begins to lead forgets what stands in its log and is not committed.
     TailForgotten,
+    /// A node whose disk was wiped is let in as the node that it was.
+    WipedDiskAdmitted,
     /// A subscription looks at the number it waits for after its read instead of before.
     WakeUpLost,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AnswerBeforeSync,
         Self::CutAtFirstBadChecksum,
         Self::UnsyncedFramesServed,
@@ -76,6 +78,7 @@ impl Mistake {
         Self::OldProposalTaken,
         Self::ReadNotConfirmed,
         Self::TailForgotten,
+        Self::WipedDiskAdmitted,
     ];
 }
 

@@ -9,8 +9,11 @@ use actadb_model::limits::PEER_MESSAGE_BYTES;
 use actadb_replica::peer::PeerMessage;
 
 use actadb_bucket::writer_side::WriterInput;
+use actadb_membership::members::Members;
+use actadb_membership::record::Record;
 
-use crate::host::{Host, PARTITIONS};
+use crate::faults::Fault;
+use crate::host::{CLUSTER, Host, PARTITIONS, first_storage};
 use crate::net::{End, Part, Weather};
 use crate::wiring::Message;
 use crate::world::{Event, World};
@@ -35,6 +38,12 @@ pub(crate) enum NetFault {
     Isolate(u8),
     /// Nothing happens on a host for so many nanoseconds; its clock goes on.
     Pause(u8, u64),
+    /// The disk of a host answers nothing for so many nanoseconds; the rest of it goes on.
+    DiskHangs(u8, u64),
+    /// The disk of a host is full when so many more bytes are on it.
+    Full(u8, u64),
+    /// A host dies, and comes back with another disk.
+    Wipe(u8),
     /// All is well again.
     Heal,
 }
@@ -46,7 +55,7 @@ pub(crate) fn draw_net_fault(dice: &mut SplitMix64, hosts: u8, leader: Option<u8
         Some(leader) if dice.one_in(2) => leader,
         _ => any(dice),
     };
-    match dice.below(8) {
+    match dice.below(12) {
         0 | 1 => NetFault::Weather(Weather {
             lost_one_in: [0, 3, 20][dice.below(3) as usize],
             doubled_one_in: [0, 4, 20][dice.below(3) as usize],
@@ -58,6 +67,9 @@ pub(crate) fn draw_net_fault(dice: &mut SplitMix64, hosts: u8, leader: Option<u8
         },
         3 | 4 => NetFault::Isolate(one),
         5 | 6 => NetFault::Pause(one, dice.below(PAUSE_NS)),
+        7 | 8 => NetFault::DiskHangs(one, dice.below(2 * PAUSE_NS)),
+        9 => NetFault::Full(one, dice.below(50_000)),
+        10 if dice.one_in(4) => NetFault::Wipe(one),
         _ => NetFault::Heal,
     }
 }
@@ -102,10 +114,36 @@ impl World {
             NetFault::Pause(host, ns) => {
                 self.host_mut(host).paused_until_ns = self.schedule.now_ns() + ns;
             }
+            NetFault::DiskHangs(host, ns) => {
+                self.host_mut(host).disk_hangs_until_ns = self.schedule.now_ns() + ns;
+            }
+            NetFault::Full(host, bytes) => self.fault(host, Fault::Full(bytes)),
+            NetFault::Wipe(host) => self.wipe(host),
             NetFault::Heal => self.net.heal(),
         }
         let later = self.dice.below(MENDED_NS);
         self.schedule.after(later, Event::Heal);
+    }
+
+    /// A host comes back without what it had. The others must still be a majority: nobody can
+    /// give back what only lost disks held.
+    fn wipe(&mut self, number: u8) {
+        let lost = self.hosts.iter().filter(|host| host.is_wiped()).count();
+        if self.host(number).is_wiped() || 2 * (lost + 1) >= self.hosts.len() {
+            return;
+        }
+        self.crash(number, true);
+        let storage = self.dice.draw();
+        self.host_mut(number).wipe(storage);
+    }
+
+    /// Whether the others let a host in, with the storage that it has now.
+    pub(crate) fn is_let_in(&self, host: &Host) -> bool {
+        let other = &self.hosts[usize::from(host.number == 0)];
+        let shape = other.hello().shape;
+        let storages = (0..shape.nodes).map(first_storage).collect();
+        let record = Record { cluster: CLUSTER, shape, storages };
+        Members::new(other.hello(), Some(record)).admit(&host.hello()).is_ok()
     }
 
     pub(crate) fn send_to_peer(&mut self, host: u8, message: &PeerMessage) {
@@ -144,7 +182,8 @@ impl World {
         let led = of(self.host(leader));
         let sides = self.host(leader).life.iter().flat_map(|life| &life.sides);
         let heard = sides.into_iter().all(|side| side.stats().leads);
-        heard && led.is_some() && self.hosts.iter().all(|host| of(host) == led)
+        let alike = |host: &Host| host.is_gone || of(host) == led;
+        heard && led.is_some() && self.hosts.iter().all(alike)
     }
 
     /// The logs of all hosts are the same, byte for byte.

@@ -11,6 +11,7 @@ use actadb_bucket::writer_side::{WriterSide, WriterStart};
 use actadb_disk::sim::SimDisk;
 use actadb_log::format::BatchHead;
 use actadb_log::slots::Known;
+use actadb_membership::record::{Hello, PROTOCOL_VERSION, Shape};
 use actadb_model::dice::SplitMix64;
 use actadb_model::entry::Place;
 use actadb_model::ids::{BucketId, PartitionId, Partitioning};
@@ -34,6 +35,15 @@ pub const PARTITIONS: [PartitionId; 3] = [PartitionId(0), PartitionId(1), Partit
 pub const SEGMENT_BYTES: u64 = 32 << 10;
 /// Fewer heads than there are streams: many appends must ask the disk.
 const CACHED_HEADS: usize = 3;
+
+/// The cluster, if there are several hosts: the id of the database.
+pub const CLUSTER: Uuid = Uuid::from_u128(1);
+
+/// The storage that a host has until its disk is wiped.
+#[must_use]
+pub fn first_storage(number: u8) -> Uuid {
+    Uuid::from_u128(u128::from(number) + 1)
+}
 
 /// The open bucket of a living host.
 pub struct Life {
@@ -67,6 +77,12 @@ pub struct Host {
     pub group: u8,
     /// Nothing happens on it before this time.
     pub paused_until_ns: u64,
+    /// Its disk does nothing before this time.
+    pub disk_hangs_until_ns: u64,
+    /// Names what survives it.
+    pub storage: Uuid,
+    /// The others do not let it in any more: it stays down.
+    pub is_gone: bool,
     /// What survives it.
     pub disk: SimDisk,
     /// When it syncs.
@@ -97,6 +113,9 @@ impl Host {
             number,
             group,
             paused_until_ns: 0,
+            disk_hangs_until_ns: 0,
+            storage: first_storage(number),
+            is_gone: false,
             disk: SimDisk::new(),
             fsync,
             life: None,
@@ -116,13 +135,12 @@ impl Host {
     /// Why the bucket does not open.
     pub fn open(&mut self, dice: &mut SplitMix64) -> Result<Reader, OpenError> {
         let partitioning = Partitioning::new(3, 1).expect("good counts");
-        let meta =
-            Meta { database: Uuid::from_u128(1), partitioning, segment_bytes: SEGMENT_BYTES };
+        let meta = Meta { database: CLUSTER, partitioning, segment_bytes: SEGMENT_BYTES };
         let disk = Arc::new(self.disk.clone());
         let seat = Seat {
             replica: u64::from(self.number) + 1,
             voters: (1..=u64::from(self.group)).collect(),
-            storage: Uuid::from_u128(u128::from(self.number) + 1),
+            storage: self.storage,
         };
         let directory = Directory::open_or_create_seat(disk, Path::new("/db"), meta, &seat)?;
         // So small that blocks come and go, and that rot is met.
@@ -231,6 +249,43 @@ impl Host {
         rot.restore(&self.disk);
         self.calm.set(true);
         true
+    }
+
+    /// How it introduces itself to the others.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            version: String::new(),
+            node: self.number,
+            shape: Shape {
+                nodes: self.group,
+                partitions: PARTITIONS.len() as u16,
+                buckets: 1,
+                segment_bytes: SEGMENT_BYTES,
+            },
+            storage: self.storage,
+            boot: self.lives,
+            process: self.lives,
+            // A disk that was wiped knows no cluster.
+            cluster: (!self.is_wiped()).then_some(CLUSTER),
+            client_address: String::new(),
+        }
+    }
+
+    /// Whether its disk is another one than at the beginning.
+    #[must_use]
+    pub fn is_wiped(&self) -> bool {
+        self.storage != first_storage(self.number)
+    }
+
+    /// It is down, and gets an empty disk.
+    pub fn wipe(&mut self, storage: u64) {
+        self.storage = Uuid::from_u128(u128::from(storage) << 8);
+        self.disk = SimDisk::new();
+        self.rot = None;
+        self.calm.set(true);
+        (self.places, self.synced, self.saved) = (Vec::new(), 0, Known::default());
     }
 
     /// It dies where it stands. `power`: its cache goes with it.

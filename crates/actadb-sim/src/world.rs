@@ -216,7 +216,8 @@ impl World {
         self.note(format_args!("faults end"));
         self.net.heal();
         for host in self.numbers() {
-            self.host_mut(host).paused_until_ns = 0;
+            let host_mut = self.host_mut(host);
+            (host_mut.paused_until_ns, host_mut.disk_hangs_until_ns) = (0, 0);
             self.restore(host);
             self.crash(host, false);
         }
@@ -232,7 +233,7 @@ impl World {
         assert_eq!(more, LAST_APPENDS, "faults have ended and appends do not succeed");
         self.audit();
         self.audit_copies();
-        for host in &self.hosts {
+        for host in self.hosts.iter().filter(|host| !host.is_gone) {
             let life = host.life.as_ref().expect("it was audited");
             let report = check_bucket(&life.directory, BucketId(0));
             let report = report.unwrap_or_else(|error| panic!("the check: {error}"));
@@ -254,7 +255,7 @@ impl World {
     /// Runs until all hosts are up and nobody waits.
     fn settle(&mut self) {
         for _ in 0..self.events_max() {
-            let up = self.hosts.iter().all(|host| host.life.is_some());
+            let up = self.hosts.iter().all(|host| host.is_gone || host.life.is_some());
             let idle = self.appends.is_empty() && self.reads.is_empty();
             let settled = up && idle && self.has_converged();
             if settled && self.subscribers_are_settled() {
@@ -271,7 +272,7 @@ impl World {
     }
 
     fn audit(&mut self) {
-        for host in &self.hosts {
+        for host in self.hosts.iter().filter(|host| !host.is_gone) {
             let life = host.life.as_ref().expect("up");
             self.auditor.audit(&life.reader, &PARTITIONS);
             self.audit_subscribers(&life.reader);
@@ -310,6 +311,11 @@ impl World {
             }
             Event::Arrive { to, life, message } if life == self.host(to.host).lives => {
                 let paused = self.host(to.host).paused_until_ns;
+                let hangs = match to.part {
+                    Part::Disk => self.host(to.host).disk_hangs_until_ns,
+                    _ => 0,
+                };
+                let paused = paused.max(hangs);
                 if paused > self.schedule.now_ns() {
                     self.schedule.at(paused, Event::Arrive { to, life, message });
                     return;
@@ -414,7 +420,7 @@ impl World {
         self.post(from, End { host, part }, message);
     }
 
-    fn fault(&mut self, host: u8, fault: Fault) {
+    pub(crate) fn fault(&mut self, host: u8, fault: Fault) {
         self.note(format_args!("fault on host {host}: {fault:?}"));
         let disk = &self.host(host).disk;
         match fault {
@@ -482,7 +488,7 @@ impl World {
         self.reads.retain(|_, pending| pending.host != host);
     }
 
-    fn crash(&mut self, number: u8, power: bool) {
+    pub(crate) fn crash(&mut self, number: u8, power: bool) {
         self.crashes += 1;
         let what = if power { "power loss" } else { "process crash" };
         self.note(format_args!("host {number}: {what}"));
@@ -504,11 +510,16 @@ impl World {
     }
 
     fn start(&mut self, number: u8) {
-        let World { hosts, dice, auditor, .. } = self;
-        let host = &mut hosts[usize::from(number)];
-        if host.life.is_some() {
+        if self.host(number).life.is_some() {
             return;
         }
+        if self.is_cluster() && !self.is_let_in(self.host(number)) {
+            self.note(format_args!("host {number} is not let in"));
+            self.host_mut(number).is_gone = true;
+            return;
+        }
+        let World { hosts, dice, auditor, .. } = self;
+        let host = &mut hosts[usize::from(number)];
         if self.fault_one_in > 0 && dice.one_in(5) {
             // It may die again in the middle of its recovery.
             host.disk.stop_after(dice.below(30));
