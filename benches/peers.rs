@@ -1,5 +1,6 @@
-//! What a lane carries between two nodes in one process over loopback, and what that costs, over
-//! each kind of network. The rounds of the kinds alternate; medians are told.
+//! What a lane carries between two nodes in one process over loopback, what that costs, and how
+//! long a frame takes there and back, over each kind of network. The rounds of the kinds alternate;
+//! medians are told.
 //!
 //! `cargo bench -p actadb-benches --bench peers`
 
@@ -23,6 +24,8 @@ const ROUND_BYTES: usize = 1 << 30;
 const ROUNDS: usize = 5;
 /// An entry of one append, of a busy group commit, and of catching up.
 const FRAMES: [usize; 3] = [512, 64 << 10, 1 << 20];
+/// Frames that go there and back, one after the other.
+const ROUND_TRIPS: usize = 5000;
 
 /// Everyone is let in.
 #[derive(Debug)]
@@ -75,12 +78,49 @@ fn cpu() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+async fn connected(first: &Started, second: &Started) {
+    while !first.peers.is_connected(1) || !second.peers.is_connected(0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn next_frame(started: &mut Started) -> Frame {
+    loop {
+        match started.events.recv().await {
+            Some(PeerEvent::Frame(_, frame)) => return frame,
+            Some(_) => {}
+            None => panic!("the network is gone"),
+        }
+    }
+}
+
+/// Microseconds that a frame takes there and back, the median.
+async fn round_trip(network: &dyn Network) -> f64 {
+    let (mut first, mut second) = two(network).await;
+    connected(&first, &second).await;
+    let echo = tokio::spawn(async move {
+        for _ in 0..ROUND_TRIPS {
+            let frame = next_frame(&mut second).await;
+            assert!(second.peers.send(0, frame), "there is a place");
+        }
+        second
+    });
+    let frame = Frame { kind: FrameKind::Replica, group: 0, body: Bytes::from(vec![7; 512]) };
+    let mut times = Vec::new();
+    for _ in 0..ROUND_TRIPS {
+        let began = Instant::now();
+        assert!(first.peers.send(1, frame.clone()), "there is a place");
+        next_frame(&mut first).await;
+        times.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    drop(echo.await);
+    median(times)
+}
+
 /// One round; answers MB/s and seconds of a core per GB.
 async fn round(network: &dyn Network, frame_bytes: usize) -> (f64, f64) {
     let (first, mut second) = two(network).await;
-    while !first.peers.is_connected(1) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    connected(&first, &second).await;
     let count = ROUND_BYTES / frame_bytes;
     let body = Bytes::from(vec![7; frame_bytes]);
     let frame = Frame { kind: FrameKind::Replica, group: 0, body };
@@ -95,10 +135,8 @@ async fn round(network: &dyn Network, frame_bytes: usize) -> (f64, f64) {
     });
     let mut taken = 0;
     while taken < count {
-        if let Some(PeerEvent::Frame(_, frame)) = second.events.recv().await {
-            assert_eq!(frame.body.len(), frame_bytes);
-            taken += 1;
-        }
+        assert_eq!(next_frame(&mut second).await.body.len(), frame_bytes);
+        taken += 1;
     }
     sender.await.expect("no panic");
     let bytes = (count * frame_bytes) as f64;
@@ -118,6 +156,15 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("starts");
     let networks: [(&str, Box<dyn Network>); 2] =
         [("libp2p", Box::new(Libp2p)), ("tcp", Box::new(Tcp(SystemSockets)))];
+    let mut trips = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (trips, (_, network)) in trips.iter_mut().zip(&networks) {
+            trips.push(runtime.block_on(round_trip(&**network)));
+        }
+    }
+    for (trips, (name, _)) in trips.into_iter().zip(&networks) {
+        println!("there and back over {name}: {:.0} us", median(trips));
+    }
     println!("{:>10} {:>8} {:>10} {:>14}", "frame", "network", "MB/s", "CPU s per GB");
     for frame_bytes in FRAMES {
         let mut rounds = [Vec::new(), Vec::new()];
