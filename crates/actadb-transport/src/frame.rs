@@ -3,8 +3,8 @@
 //! ```text
 //! length u32 (of what follows the checksum), crc32c u32, kind u8, zero u8, group u16, body
 //! ```
-//! Integers are little-endian. noise protects what is on the wire; the checksum protects from what
-//! happens before and after.
+//! Integers are little-endian. Noise protects what is on the wire of libp2p; the checksum protects
+//! from what happens before and after, and on plain TCP.
 
 use bytes::Bytes;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +13,8 @@ use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const OUTER_BYTES: usize = 8;
 /// Bytes of kind and group.
 const INNER_BYTES: usize = 4;
+/// A frame is read in pieces of this many bytes, or as many as there are already.
+const READ_STEP_BYTES: usize = 1 << 20;
 /// Longest frame: an entry as large as an append may be, and something around it.
 pub const FRAME_MAX_BYTES: usize = 128 << 20;
 
@@ -127,10 +129,13 @@ impl Frame {
             return Err(FrameError::Bad("its length"));
         }
         // Memory is taken as bytes come, not as they are announced.
-        let mut bytes = Vec::with_capacity(length.min(1 << 20));
-        let n = (&mut *stream).take(length as u64).read_to_end(&mut bytes).await?;
-        if n < length {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let had = bytes.len();
+            let more = (length - had).min(had.max(READ_STEP_BYTES));
+            bytes.reserve_exact(more);
+            bytes.resize(had + more, 0);
+            stream.read_exact(&mut bytes[had..]).await?;
         }
         if crc32c::crc32c(&bytes) != checksum {
             return Err(FrameError::Bad("its checksum"));

@@ -1,8 +1,9 @@
 //! How a lane begins: both nodes introduce themselves, and prove that they know the secret.
 //!
-//! noise has authenticated the two keys by then. The proof is an HMAC over both of them, so it
-//! says: who holds this key knows the secret. It is of no use to anyone else, on this connection or
-//! on another.
+//! Each end of the stream has a name that only it can have there. The proof is an HMAC over both,
+//! so it says: who has this name knows the secret. Over libp2p the names are the nodes' keys, which
+//! noise has authenticated by then: the proof is of no use to anyone else, on this connection or on
+//! another.
 
 use std::fmt;
 

@@ -22,7 +22,8 @@ use crate::peers::{Network, Settings, StartError, Started, Starting};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/actadb/peer/1");
 /// How often a connection is asked whether it lives, and how long it has to answer. A lane has its
-/// beats; this closes the connection under it, so that the next lane does not run on a dead one.
+/// beats, and a lane that is dialed again closes the connection that was dialed for it before; this
+/// closes what is left, after some seconds more.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_PATIENCE: Duration = Duration::from_secs(3);
 /// A connection without a stream is closed after this time.
@@ -51,14 +52,15 @@ async fn start(settings: Settings) -> Result<Started, StartError> {
     swarm.listen_on(multiaddr(listen)).map_err(|error| refused(error.to_string()))?;
     let listens_on = listening(&mut swarm).await.map_err(refused)?;
 
-    let (dials, dialed) = mpsc::channel(settings.peers.len().max(1));
+    let (asks, asked) = mpsc::channel(settings.peers.len().max(1));
     let mut control = swarm.behaviour().streams.new_control();
     let incoming = control.accept(PROTOCOL).map_err(|error| refused(error.to_string()))?;
     let own = *swarm.local_peer_id();
     let incoming = incoming.map(move |(key, stream)| ready(Ok(link(own, key, stream))));
     let mut tasks = JoinSet::new();
-    tasks.spawn(run(swarm, dialed));
-    let (peers, events) = Mesh::start(settings, Dialer { own, control, dials }, incoming, tasks);
+    tasks.spawn(run(swarm, asked));
+    let (peers, events) =
+        Mesh::start(settings, Dialer { own, control, asks, last: None }, incoming, tasks);
     Ok(Started { peers, events, listens_on })
 }
 
@@ -74,15 +76,26 @@ struct LanesAndPing {
     ping: ping::Behaviour,
 }
 
-type Dialed = oneshot::Sender<Result<PeerId, String>>;
-type Dials = mpsc::Sender<(Multiaddr, Dialed)>;
+type Dialed = oneshot::Sender<Result<(PeerId, ConnectionId), String>>;
+
+/// What the task of the swarm is asked for.
+enum Ask {
+    /// A connection.
+    Dial(Multiaddr, Dialed),
+    /// No more of it.
+    Close(ConnectionId),
+}
+
+type Asks = mpsc::Sender<Ask>;
 
 /// Asks the task of the swarm to dial.
 #[derive(Clone)]
 struct Dialer {
     own: PeerId,
     control: Control,
-    dials: Dials,
+    asks: Asks,
+    /// The connection that was dialed last. Its lane has ended when another is dialed.
+    last: Option<ConnectionId>,
 }
 
 impl Dial for Dialer {
@@ -92,13 +105,19 @@ impl Dial for Dialer {
         let found = tokio::net::lookup_host(address).await;
         let addresses = found.map_err(|error| format!("{address}: {error}"))?;
         let mut failure = format!("{address} has no address");
+        let gone = || "the network task is gone".to_owned();
+        if let Some(last) = self.last.take() {
+            self.asks.send(Ask::Close(last)).await.map_err(|_| gone())?;
+        }
         for address in addresses {
             let (dialed, outcome) = oneshot::channel();
-            let gone = || "the network task is gone".to_owned();
-            self.dials.send((multiaddr(address), dialed)).await.map_err(|_| gone())?;
+            self.asks.send(Ask::Dial(multiaddr(address), dialed)).await.map_err(|_| gone())?;
             match timeout(DIAL_PATIENCE, outcome).await {
-                Ok(Ok(Ok(key))) => {
-                    let opened = self.control.open_stream(key, PROTOCOL).await;
+                Ok(Ok(Ok((key, connection)))) => {
+                    self.last = Some(connection);
+                    // It takes any connection to that node, and that may be a dead one.
+                    let opened = timeout(DIAL_PATIENCE, self.control.open_stream(key, PROTOCOL));
+                    let opened = opened.await.map_err(|_| format!("{address} opens no stream"))?;
                     return Ok(link(self.own, key, opened.map_err(|error| error.to_string())?));
                 }
                 Ok(Ok(Err(error))) => failure = error,
@@ -155,22 +174,30 @@ async fn listening(swarm: &mut Swarm<LanesAndPing>) -> Result<SocketAddr, String
 }
 
 /// Drives the swarm, and tells who dialed what became of it.
-async fn run(mut swarm: Swarm<LanesAndPing>, mut dials: mpsc::Receiver<(Multiaddr, Dialed)>) {
+async fn run(mut swarm: Swarm<LanesAndPing>, mut asks: mpsc::Receiver<Ask>) {
     let mut dialing: HashMap<ConnectionId, Dialed> = HashMap::new();
     loop {
         tokio::select! {
-            Some((address, dialed)) = dials.recv() => {
-                let options = DialOpts::unknown_peer_id().address(address).build();
-                let connection = options.connection_id();
-                match swarm.dial(options) {
-                    Ok(()) => drop(dialing.insert(connection, dialed)),
-                    Err(error) => drop(dialed.send(Err(error.to_string()))),
+            Some(ask) = asks.recv() => match ask {
+                Ask::Dial(address, dialed) => {
+                    let options = DialOpts::unknown_peer_id().address(address).build();
+                    let connection = options.connection_id();
+                    match swarm.dial(options) {
+                        Ok(()) => drop(dialing.insert(connection, dialed)),
+                        Err(error) => drop(dialed.send(Err(error.to_string()))),
+                    }
                 }
-            }
+                Ask::Close(connection) => {
+                    let _ = swarm.close_connection(connection);
+                }
+            },
             event = swarm.select_next_some() => match event {
                 SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
-                    if let Some(dialed) = dialing.remove(&connection_id) {
-                        let _ = dialed.send(Ok(peer_id));
+                    if let Some(dialed) = dialing.remove(&connection_id)
+                        && dialed.send(Ok((peer_id, connection_id))).is_err()
+                    {
+                        // Nobody waits for it any more.
+                        let _ = swarm.close_connection(connection_id);
                     }
                 }
                 SwarmEvent::Behaviour(LanesAndPingEvent::Ping(ping::Event {

@@ -1,6 +1,7 @@
 //! Lanes to every other node over streams of any kind: connects, introduces, carries, and begins
 //! anew when a lane breaks.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -62,7 +63,8 @@ pub(crate) trait Dial: Clone + Send + 'static {
     /// Its streams.
     type Stream: Pipe;
 
-    /// Opens a stream to whoever answers at `host:port`, within [`DIAL_PATIENCE`] per address.
+    /// Opens a stream to whoever answers at `host:port`. No address of the host may take longer
+    /// than [`DIAL_PATIENCE`].
     fn dial(
         &mut self,
         address: &str,
@@ -87,7 +89,7 @@ impl PeerTransport for Mesh {
     }
 
     fn clock_ahead_ms(&self, node: u8) -> Option<i64> {
-        self.lanes.of(node, |lane| lane?.clock_ahead_ms)
+        self.lanes.of(node, |lane| lane?.clock_ahead_ms())
     }
 }
 
@@ -126,11 +128,23 @@ impl Mesh {
     }
 }
 
+/// Beats that are compared to know another clock.
+const CLOCKS: usize = 5;
+
 /// A lane that is open.
 #[derive(Debug)]
 struct Lane {
     sender: LaneSender,
-    clock_ahead_ms: Option<i64>,
+    /// How far the other clock was ahead at the last beats, in milliseconds.
+    clocks_ahead_ms: VecDeque<i64>,
+}
+
+impl Lane {
+    /// A beat that was on its way for long makes the other clock seem behind, and none makes it
+    /// seem ahead: the highest of some is nearest.
+    fn clock_ahead_ms(&self) -> Option<i64> {
+        self.clocks_ahead_ms.iter().copied().max()
+    }
 }
 
 /// The lanes that are open, by number of the node.
@@ -148,7 +162,8 @@ impl Lanes {
         let ahead = clock.saturating_sub(clock_ms());
         self.of(node, |lane| {
             if let Some(lane) = lane {
-                lane.clock_ahead_ms = Some(ahead);
+                lane.clocks_ahead_ms.truncate(CLOCKS - 1);
+                lane.clocks_ahead_ms.push_front(ahead);
             }
         });
     }
@@ -262,6 +277,10 @@ impl Gate {
 
     /// Whether who is at the other end is let in with this introduction.
     fn check<S>(&self, link: &Link<S>, introduction: &Introduction) -> Result<(), String> {
+        // Who has this end's name can show it this end's own proof.
+        if link.here == link.there {
+            return Err("the other end calls itself as this one".into());
+        }
         let Introduction { proof, hello, record } = introduction;
         if !self.secret.proves(proof, &link.there, &link.here) {
             return Err(format!(
@@ -339,14 +358,20 @@ impl<D: Dial> Connector<D> {
                     again = AGAIN_LEAST;
                     self.told = None;
                     let (sender, receiver) = lane();
-                    self.lanes.set(self.node, Some(Lane { sender, clock_ahead_ms: None }));
+                    self.lanes
+                        .set(self.node, Some(Lane { sender, clocks_ahead_ms: VecDeque::new() }));
                     tracing::info!(node = self.node, address = %self.address, "connected to node");
-                    if self.gate.events.send(PeerEvent::Connected(self.node)).await.is_err() {
-                        return;
-                    }
                     let (lanes, node) = (self.lanes.clone(), self.node);
                     let heard = move |clock: i64| lanes.heard(node, clock);
-                    let error = carry(stream, receiver, heard).await;
+                    // Beside each other: while nobody takes events the lane must live on.
+                    let tell = async {
+                        let _ = self.gate.events.send(PeerEvent::Connected(node)).await;
+                        std::future::pending().await
+                    };
+                    let error = tokio::select! {
+                        error = carry(stream, receiver, heard) => error,
+                        error = tell => error,
+                    };
                     self.lanes.set(self.node, None);
                     tracing::warn!(node = self.node, %error, "lost the connection to node");
                     if self.gate.events.send(PeerEvent::Lost(self.node)).await.is_err() {

@@ -21,7 +21,7 @@ pub trait Sockets: Clone + Send + Sync + Debug + 'static {
         address: &str,
     ) -> impl Future<Output = io::Result<(Self::Listener, SocketAddr)>> + Send;
 
-    /// The next connection, and who is there.
+    /// The next connection, and who is there. Nothing is lost when the future is dropped.
     fn accept(
         listener: &mut Self::Listener,
     ) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;

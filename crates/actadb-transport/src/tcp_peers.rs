@@ -22,7 +22,8 @@ use crate::sockets::Sockets;
 /// How long nothing is accepted after that failed: out of file descriptors, mostly.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// A network of plain TCP over such sockets.
+/// A network of plain TCP over such sockets: neither encrypted nor proof against who sits between.
+/// For tests and measurements.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tcp<S>(pub S);
 

@@ -16,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use actadb::cluster::options::{ClusterOptions, Secret, Sockets, Tcp};
@@ -282,6 +283,19 @@ async fn check(book: Shared) -> turmoil::Result {
     Ok(())
 }
 
+/// Panics in tasks of servers, which end nothing else.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+fn count_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if turmoil::in_simulation() {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        before(panic);
+    }));
+}
+
 /// With `RUST_LOG` the servers tell what they do.
 fn tell() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -294,8 +308,11 @@ fn run(seed: u64) {
     let mut world = World::new(seed);
     world.run();
     let book = world.book.borrow();
-    let seen: BTreeMap<_, _> = book.acked.iter().map(|(of, place)| (*place, *of)).collect();
-    assert_eq!(book.seen.len(), seen.len(), "followers saw all, and nothing else");
+    let acked: BTreeMap<_, _> = book.acked.iter().map(|(of, place)| (*place, *of)).collect();
+    let of = |(stream, version): &Place| writers::writer_of(stream, *version);
+    let seen: BTreeMap<_, _> = book.seen.iter().map(|(place, what)| (*place, of(what))).collect();
+    assert_eq!(seen, acked, "followers saw all, and nothing else");
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "no part of a server panics");
     println!(
         "seed {seed}: {} events, clients moved {} times, {:.0} s simulated",
         seen.len(),
@@ -306,6 +323,7 @@ fn run(seed: u64) {
 
 #[test]
 fn three_servers_lose_and_double_nothing_whatever_breaks() {
+    count_panics();
     if let Ok(seed) = std::env::var("ACTADB_SEED") {
         return run(seed.parse().expect("ACTADB_SEED must be a number"));
     }

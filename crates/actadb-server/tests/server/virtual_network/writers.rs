@@ -58,7 +58,7 @@ pub(super) async fn write(writer: usize, book: Shared) -> turmoil::Result {
             }
             Err(words) => {
                 let code = words.split(' ').next().unwrap_or_default();
-                let shouts = code.len() > 3 && code.chars().all(|c| c.is_ascii_uppercase());
+                let shouts = code.len() >= 3 && code.chars().all(|c| c.is_ascii_uppercase());
                 assert!(!shouts || TOLD.contains(&code), "writer {writer} hears {words}");
                 book.borrow_mut().moves += 1;
                 client = None;
