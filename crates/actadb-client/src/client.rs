@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::connection::{Connector, Link};
 use crate::error::Error;
 use crate::event::Event;
-use crate::follow::{Follow, Source};
+use crate::follow::{Follow, Source, version_of};
 use crate::names::{PartitionRef, StreamRef};
 use crate::options::ClientOptions;
 use crate::pages::Events;
@@ -18,7 +18,8 @@ use crate::reply;
 use crate::retry::Backoff;
 use crate::subscription::Subscription;
 
-/// A client of one server. Cheap to clone; clones share a connection.
+/// A client of a server, or of the nodes of a cluster, of which it talks to one at a time. Cheap to
+/// clone; clones share a connection.
 ///
 /// It needs a Tokio runtime with IO and time.
 #[derive(Clone, Debug)]
@@ -65,7 +66,9 @@ impl Client {
     /// When the server cannot be reached or refuses.
     pub async fn get(&self, id: Uuid) -> Result<Option<Event>, Error> {
         let mut command = cmd("EGET");
-        match self.read(command.arg(id.to_string())).await? {
+        command.arg(id.to_string());
+        self.sees_all(&mut command);
+        match self.read(&command).await? {
             Value::Nil => Ok(None),
             value => reply::event(value).map(Some),
         }
@@ -148,14 +151,7 @@ impl Client {
             .iter()
             .map(|source| {
                 let (client, name) = (self.clone(), source.name());
-                let command = match source {
-                    Source::Stream(stream) => version_of(stream),
-                    Source::Partition(id) => {
-                        let mut command = cmd("EPSEQ");
-                        command.arg(id.0);
-                        command
-                    }
-                };
+                let command = source.end_command();
                 tokio::spawn(async move { (name, client.read(&command).await) })
             })
             .collect();
@@ -166,6 +162,14 @@ impl Client {
             }
         }
         Ok(latest)
+    }
+
+    /// Of several nodes the next one may not have yet what was seen or appended on the one before:
+    /// there a read asks for all that anybody was told of.
+    pub(crate) fn sees_all(&self, command: &mut Cmd) {
+        if self.inner.link.connector().has_several() {
+            command.arg("READ").arg("LINEARIZABLE");
+        }
     }
 
     /// Sends a command that changes nothing, again if need be.
@@ -181,13 +185,4 @@ impl Client {
             }
         }
     }
-}
-
-fn version_of(stream: &StreamRef) -> Cmd {
-    let mut command = cmd("ESVER");
-    command.arg(&stream.id);
-    if let Some(key) = stream.partition_key {
-        command.arg("PARTITION_KEY").arg(key.to_string());
-    }
-    command
 }

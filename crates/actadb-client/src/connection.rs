@@ -79,8 +79,13 @@ impl Connector {
         let _ = self.moves.compare_exchange(moves, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn address(&self) -> String {
-        self.node(self.moves()).address.clone()
+    /// Whether there is another node to ask.
+    pub(crate) fn has_several(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    fn address(&self) -> &str {
+        &self.node(self.moves()).address
     }
 
     fn config(&self) -> AsyncConnectionConfig {
@@ -89,60 +94,66 @@ impl Connector {
             .set_response_timeout(Some(self.request_timeout))
     }
 
-    async fn connect_with(
-        &self,
-        config: AsyncConnectionConfig,
-    ) -> Result<MultiplexedConnection, Error> {
+    /// Tries each node once: what all refuse is refused.
+    async fn connect_with(&self, config: AsyncConnectionConfig) -> Result<Connection, Error> {
         let mut tries = 0;
         loop {
             let moves = self.moves();
             let client = &self.node(moves).client;
             let error = match client.get_multiplexed_async_connection_with_config(&config).await {
-                Ok(connection) => return Ok(connection),
+                Ok(redis) => return Ok(Connection { redis, moves }),
                 Err(error) => error,
             };
             let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::Client | ErrorKind::Parse);
-            let error = if lost { self.lost(&error) } else { self.failure(&error).error };
+            let error = match lost {
+                true => self.lost(&error, moves),
+                false => self.failure(&error, moves).error,
+            };
             self.leave(moves);
             tries += 1;
-            // Each node once: what all refuse is refused.
-            if tries == self.nodes.len() || !error.is_transient() {
+            if tries == self.nodes.len() {
                 return Err(error);
             }
         }
     }
 
     /// A connection for requests.
-    pub(crate) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
+    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         self.connect_with(self.config()).await
     }
 
     /// A connection for a subscription, and where its pushes arrive.
-    pub(crate) async fn connect_for_pushes(
-        &self,
-    ) -> Result<(MultiplexedConnection, Arc<Inbox>), Error> {
+    pub(crate) async fn connect_for_pushes(&self) -> Result<(Connection, Arc<Inbox>), Error> {
         let inbox = Arc::new(Inbox::default());
         let config = self.config().set_push_sender(PushWriter::new(inbox.clone()));
         Ok((self.connect_with(config).await?, inbox))
     }
 
-    fn lost(&self, error: &RedisError) -> Error {
+    fn lost(&self, error: &RedisError, moves: usize) -> Error {
         let reason =
             if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() };
-        Error::Disconnected { address: self.address(), reason }
+        Error::Disconnected { address: self.node(moves).address.clone(), reason }
     }
 
-    /// What an error of redis-rs means.
-    pub(crate) fn failure(&self, error: &RedisError) -> Failure {
+    /// What an error of redis-rs means, on a connection that was made after so many moves.
+    pub(crate) fn failure(&self, error: &RedisError, moves: usize) -> Failure {
         // What the server said has a code; all else happened on the way.
         match error.code() {
             Some(code) => {
                 let error = Error::reply(code, error.detail().unwrap_or_default());
                 Failure { error, lost: false }
             }
-            None => Failure { error: self.lost(error), lost: true },
+            None => Failure { error: self.lost(error, moves), lost: true },
         }
     }
+}
+
+/// A connection, and the node that it goes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    pub(crate) redis: MultiplexedConnection,
+    /// See [`Connector::moves`].
+    pub(crate) moves: usize,
 }
 
 /// Why a request has no answer.
@@ -167,10 +178,10 @@ pub(crate) struct Link {
 
 #[derive(Debug, Default)]
 struct State {
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     /// Counts connections, so that a late report of a broken one does not end its successor.
     number: u64,
-    failed: Option<(Instant, String)>,
+    failed: Option<(Instant, String, String)>,
 }
 
 impl Link {
@@ -182,18 +193,18 @@ impl Link {
         &self.connector
     }
 
-    async fn connection(&self) -> Result<(u64, MultiplexedConnection), Error> {
+    async fn connection(&self) -> Result<(u64, Connection), Error> {
         let asked = Instant::now();
         let mut state = self.state.lock().await;
         if let Some(connection) = &state.connection {
             return Ok((state.number, connection.clone()));
         }
         // An attempt that failed while this request stood in line was its attempt, too.
-        if let Some((at, reason)) = &state.failed
+        if let Some((at, address, reason)) = &state.failed
             && *at >= asked
         {
-            let address = self.connector.address();
-            return Err(Error::Disconnected { address, reason: reason.clone() });
+            let (address, reason) = (address.clone(), reason.clone());
+            return Err(Error::Disconnected { address, reason });
         }
         match self.connector.connect().await {
             Ok(connection) => {
@@ -202,8 +213,8 @@ impl Link {
                 Ok((state.number, connection))
             }
             Err(error) => {
-                if let Error::Disconnected { reason, .. } = &error {
-                    state.failed = Some((Instant::now(), reason.clone()));
+                if let Error::Disconnected { address, reason } = &error {
+                    state.failed = Some((Instant::now(), address.clone(), reason.clone()));
                 }
                 Err(error)
             }
@@ -212,19 +223,21 @@ impl Link {
 
     async fn discard(&self, number: u64) {
         let mut state = self.state.lock().await;
-        if state.number == number && state.connection.take().is_some() {
-            self.connector.leave(self.connector.moves());
+        if state.number == number
+            && let Some(connection) = state.connection.take()
+        {
+            self.connector.leave(connection.moves);
         }
     }
 
     /// Sends a command once.
     pub(crate) async fn request(&self, command: &Cmd) -> Result<Value, Failure> {
         let (number, mut connection) = self.connection().await?;
-        match command.query_async::<Value>(&mut connection).await {
+        match command.query_async::<Value>(&mut connection.redis).await {
             Ok(value) => Ok(value),
             Err(error) => {
-                let failure = self.connector.failure(&error);
-                let elsewhere = self.connector.nodes.len() > 1 && failure.error.asks_elsewhere();
+                let failure = self.connector.failure(&error, connection.moves);
+                let elsewhere = self.connector.has_several() && failure.error.asks_elsewhere();
                 if failure.lost || elsewhere {
                     self.discard(number).await;
                 }

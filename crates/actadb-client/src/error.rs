@@ -176,10 +176,7 @@ impl Code {
     }
 
     fn is_transient(&self) -> bool {
-        match self {
-            Self::TryAgain | Self::NoQuorum | Self::Uncertain | Self::Timeout => true,
-            _ => false,
-        }
+        matches!(self, Self::TryAgain | Self::NoQuorum | Self::Uncertain | Self::Timeout)
     }
 }
 

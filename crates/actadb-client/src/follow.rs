@@ -43,6 +43,28 @@ impl Source {
             Self::Partition(id) => id.to_string(),
         }
     }
+
+    /// Asks for its latest version or last sequence.
+    pub(crate) fn end_command(&self) -> Cmd {
+        match self {
+            Self::Stream(stream) => version_of(stream),
+            Self::Partition(id) => {
+                let mut command = cmd("EPSEQ");
+                command.arg(id.0);
+                command
+            }
+        }
+    }
+}
+
+/// Asks for the latest version of a stream.
+pub(crate) fn version_of(stream: &StreamRef) -> Cmd {
+    let mut command = cmd("ESVER");
+    command.arg(&stream.id);
+    if let Some(key) = stream.partition_key {
+        command.arg("PARTITION_KEY").arg(key.to_string());
+    }
+    command
 }
 
 /// What to follow: streams, partitions or everything; from where; and what of it.

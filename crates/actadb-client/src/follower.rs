@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, cmd};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -10,6 +9,7 @@ use uuid::Uuid;
 
 use crate::checkpoint::Checkpoint;
 use crate::client::Client;
+use crate::connection::{Connection, Failure};
 use crate::error::Error;
 use crate::follow::{Follow, From, Source};
 use crate::inbox::{Inbox, Push};
@@ -33,7 +33,7 @@ pub(crate) struct Follower {
 
 /// A connection with a subscription on it.
 pub(crate) struct Session {
-    connection: MultiplexedConnection,
+    connection: Connection,
     inbox: Arc<Inbox>,
     subscription: Uuid,
 }
@@ -118,14 +118,13 @@ impl Follower {
 
     async fn try_to_subscribe(&self) -> Result<Session, Error> {
         let connector = self.client.inner.link.connector();
-        let moves = connector.moves();
         let (mut connection, inbox) = connector.connect_for_pushes().await?;
         let command = self.follow.command(&self.sources, &self.checkpoint, self.window);
-        let answer: Result<Value, RedisError> = command.query_async(&mut connection).await;
+        let answer: Result<Value, RedisError> = command.query_async(&mut connection.redis).await;
         let id = answer.map_err(|error| {
-            let error = connector.failure(&error).error;
+            let error = connector.failure(&error, connection.moves).error;
             if error.asks_elsewhere() {
-                connector.leave(moves);
+                connector.leave(connection.moves);
             }
             error
         })?;
@@ -153,12 +152,30 @@ impl Follower {
                     }
                 }
                 () = sleep(ping_interval) => {
-                    if cmd("PING").exec_async(&mut session.connection).await.is_err() {
+                    if !self.is_alive(session).await {
                         return End::Lost;
                     }
                 }
             }
         }
+    }
+
+    /// Whether a session that is silent has nothing to tell. One of several nodes is asked what
+    /// only a majority knows: cut off from the others it would be silent for ever.
+    async fn is_alive(&self, session: &mut Session) -> bool {
+        let connector = self.client.inner.link.connector();
+        let command = match self.sources.first() {
+            Some(source) if connector.has_several() => source.end_command(),
+            _ => cmd("PING"),
+        };
+        let Connection { redis, moves } = &mut session.connection;
+        let Err(error) = command.query_async::<Value>(redis).await else { return true };
+        let Failure { error, lost } = connector.failure(&error, *moves);
+        if error.asks_elsewhere() {
+            connector.leave(*moves);
+            return false;
+        }
+        !lost
     }
 
     /// Passes a push on to the reader.
@@ -196,6 +213,6 @@ impl Session {
         }
         let mut command = cmd("EACK");
         command.arg(cursor.subscription.to_string()).arg(cursor.value);
-        command.set_no_response(true).exec_async(&mut self.connection).await
+        command.set_no_response(true).exec_async(&mut self.connection.redis).await
     }
 }

@@ -122,6 +122,7 @@ impl Events {
         if self.backwards {
             command.arg("REV");
         }
+        self.client.sees_all(&mut command);
         Ok(command)
     }
 

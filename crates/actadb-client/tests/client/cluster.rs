@@ -95,7 +95,7 @@ async fn nodes_go_and_a_client_of_all_of_them_goes_on() {
 
     // Each node goes in turn, the one that the client talks to among them: one says good-bye, the
     // others do not.
-    for node in 0..NODES {
+    for (node, place_of) in nodes.iter_mut().enumerate() {
         let until = EVENTS_PER_ROUND * (node as u64 + 1);
         let reached = async {
             while appended.load(Ordering::Relaxed) < until {
@@ -103,13 +103,13 @@ async fn nodes_go_and_a_client_of_all_of_them_goes_on() {
             }
         };
         timeout(PATIENCE, reached).await.expect("appends go on");
-        let gone = nodes[node].take().expect("up");
+        let gone = place_of.take().expect("up");
         if node == 1 {
             gone.stop().await;
         } else {
             drop(gone);
         }
-        nodes[node] = Some(place.start(node).await);
+        *place_of = Some(place.start(node).await);
     }
     timeout(PATIENCE, writer).await.expect("in time").expect("all is appended once");
     timeout(PATIENCE, follower).await.expect("in time").expect("all was seen once");
