@@ -12,7 +12,6 @@ use actadb_bucket::writer_side::WriterInput;
 use actadb_membership::members::Members;
 use actadb_membership::record::Record;
 
-use crate::faults::Fault;
 use crate::host::{CLUSTER, Host, PARTITIONS, first_storage};
 use crate::net::{End, Part, Weather};
 use crate::wiring::Message;
@@ -112,12 +111,22 @@ impl World {
                 }
             }
             NetFault::Pause(host, ns) => {
-                self.host_mut(host).paused_until_ns = self.schedule.now_ns() + ns;
+                let until = self.schedule.now_ns() + ns;
+                let of = self.host_mut(host);
+                of.paused_until_ns = of.paused_until_ns.max(until);
             }
             NetFault::DiskHangs(host, ns) => {
-                self.host_mut(host).disk_hangs_until_ns = self.schedule.now_ns() + ns;
+                let until = self.schedule.now_ns() + ns;
+                let of = self.host_mut(host);
+                of.disk_hangs_until_ns = of.disk_hangs_until_ns.max(until);
             }
-            NetFault::Full(host, bytes) => self.fault(host, Fault::Full(bytes)),
+            NetFault::Full(host, bytes) => {
+                let disk = &self.host(host).disk;
+                disk.set_capacity(Some(disk.used_bytes() + bytes));
+                // Long enough for a leader to hand over.
+                let later = self.dice.below(2 * PAUSE_NS);
+                self.schedule.after(later, Event::Restore(host));
+            }
             NetFault::Wipe(host) => self.wipe(host),
             NetFault::Heal => self.net.heal(),
         }

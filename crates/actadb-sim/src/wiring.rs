@@ -305,7 +305,13 @@ impl World {
         let ended = format!("{done:?}");
         let ended = ended.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         self.note(format_args!("the disk {what}: {ended}"));
-        self.post_inside(host, Part::Disk, Part::Writer, Message::Done(done));
+        let hangs = self.host(host).disk_hangs_until_ns;
+        if hangs > self.schedule.now_ns() {
+            let (to, life) = (End { host, part: Part::Writer }, self.host(host).lives);
+            self.arrives_at(hangs, to, life, Message::Done(done));
+        } else {
+            self.post_inside(host, Part::Disk, Part::Writer, Message::Done(done));
+        }
     }
 
     fn read(&mut self, host: u8, id: u64) {

@@ -311,12 +311,15 @@ impl World {
             }
             Event::Arrive { to, life, message } if life == self.host(to.host).lives => {
                 let paused = self.host(to.host).paused_until_ns;
-                let hangs = match to.part {
-                    Part::Disk => self.host(to.host).disk_hangs_until_ns,
-                    _ => 0,
+                let (now, hangs) = (self.schedule.now_ns(), self.host(to.host).disk_hangs_until_ns);
+                // What hangs is done when the disk goes on, or has been and nobody hears of it.
+                let waits = match to.part {
+                    Part::Disk => hangs > now && self.dice.one_in(2),
+                    Part::Pool => true,
+                    _ => false,
                 };
-                let paused = paused.max(hangs);
-                if paused > self.schedule.now_ns() {
+                let paused = if waits { paused.max(hangs) } else { paused };
+                if paused > now {
                     self.schedule.at(paused, Event::Arrive { to, life, message });
                     return;
                 }
@@ -420,7 +423,7 @@ impl World {
         self.post(from, End { host, part }, message);
     }
 
-    pub(crate) fn fault(&mut self, host: u8, fault: Fault) {
+    fn fault(&mut self, host: u8, fault: Fault) {
         self.note(format_args!("fault on host {host}: {fault:?}"));
         let disk = &self.host(host).disk;
         match fault {
@@ -511,6 +514,11 @@ impl World {
 
     fn start(&mut self, number: u8) {
         if self.host(number).life.is_some() {
+            return;
+        }
+        let hangs = self.host(number).disk_hangs_until_ns;
+        if hangs > self.schedule.now_ns() {
+            self.schedule.at(hangs, Event::Start(number));
             return;
         }
         if self.is_cluster() && !self.is_let_in(self.host(number)) {
