@@ -102,6 +102,10 @@ pub struct SegmentHeader {
     pub first_index: u64,
     /// Header checksum of the last frame before it, 0 in the first segment.
     pub previous_checksum: u32,
+    /// The format version it was written in, and what was written as zero and is not looked at:
+    /// kept, because recovery writes the headers again that it has read.
+    version: u16,
+    zeros: [u32; 3],
 }
 
 /// What the first bytes of a segment turned out to be.
@@ -116,21 +120,33 @@ pub enum HeaderRead {
 }
 
 impl SegmentHeader {
+    /// The header of a new segment.
+    #[must_use]
+    pub fn new(
+        identity: LogIdentity,
+        number: u64,
+        first_index: u64,
+        previous_checksum: u32,
+    ) -> Self {
+        let (version, zeros) = (FORMAT_VERSION, [0; 3]);
+        Self { identity, number, first_index, previous_checksum, version, zeros }
+    }
+
     /// The header's bytes; the rest of its block is zeros.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut raw = RawSegment {
             magic: SEGMENT_MAGIC,
-            version: FORMAT_VERSION.into(),
+            version: self.version.into(),
             bucket: self.identity.bucket.0.into(),
-            zero: 0.into(),
+            zero: self.zeros[0].into(),
             database: *self.identity.database.as_bytes(),
             number: self.number.into(),
             first_index: self.first_index.into(),
             previous_checksum: self.previous_checksum.into(),
-            zero_2: 0.into(),
+            zero_2: self.zeros[1].into(),
             checksum: 0.into(),
-            zero_3: 0.into(),
+            zero_3: self.zeros[2].into(),
         };
         raw.checksum = crc32c::crc32c(&raw.as_bytes()[..56]).into();
         let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
@@ -158,6 +174,8 @@ impl SegmentHeader {
             number: raw.number.get(),
             first_index: raw.first_index.get(),
             previous_checksum: raw.previous_checksum.get(),
+            version: raw.version.get(),
+            zeros: [raw.zero.get(), raw.zero_2.get(), raw.zero_3.get()],
         })
     }
 }
@@ -330,12 +348,7 @@ mod tests {
 
     #[test]
     fn a_segment_header_is_read_back_and_any_flipped_bit_is_seen() {
-        let header = SegmentHeader {
-            identity: identity(),
-            number: 7,
-            first_index: 99,
-            previous_checksum: 1234,
-        };
+        let header = SegmentHeader::new(identity(), 7, 99, 1234);
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), HeaderRead::Good(header));
         for bit in 0..60 * 8 {

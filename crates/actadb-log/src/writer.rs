@@ -256,12 +256,8 @@ impl LogWriter {
             current.file.sync_data().map_err(LogError::io(SYNC, &path))?;
         }
         let next = self.next.as_ref().expect("made above");
-        let header = SegmentHeader {
-            identity: self.settings.identity,
-            number: next.number,
-            first_index,
-            previous_checksum: self.tip.checksum,
-        };
+        let identity = self.settings.identity;
+        let header = SegmentHeader::new(identity, next.number, first_index, self.tip.checksum);
         let path = segment_path(&self.settings.dir, next.number);
         next.file.write_all_at(&header.encode(), 0).map_err(LogError::io("write", &path))?;
         let full = self.current.take().map(|current| FullSegment {

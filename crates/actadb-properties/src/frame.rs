@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 use crate::script::Script;
 
+/// Bytes of a segment's header block that mean something.
+const SEGMENT_HEADER_USED: usize = 64;
 const KINDS: [EntryKind; 3] = [EntryKind::Batch, EntryKind::Noop, EntryKind::Conf];
 
 pub(crate) fn identity() -> LogIdentity {
@@ -94,7 +96,8 @@ fn scan(bytes: &[u8], tip: Tip) -> (Vec<Frame>, Found) {
 fn any_bytes(bytes: &[u8]) {
     let seed = identity().checksum_seed();
     if let HeaderRead::Good(header) = SegmentHeader::decode(bytes) {
-        assert_eq!(SegmentHeader::decode(&header.encode()), HeaderRead::Good(header));
+        // Recovery writes the headers it has read again: they must be the same bytes.
+        assert_eq!(header.encode()[..SEGMENT_HEADER_USED], bytes[..SEGMENT_HEADER_USED]);
     }
     for kind in KINDS {
         if let Some(head) = BatchHead::decode(kind, bytes) {

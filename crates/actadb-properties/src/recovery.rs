@@ -139,13 +139,8 @@ fn any_files(disk: &SimDisk, script: &mut Script<'_>) {
         let number = if script.one_in(32) { number + 1 } else { number };
         let mut bytes = Vec::new();
         if !script.one_in(8) {
-            let header = SegmentHeader {
-                identity: identity(),
-                number,
-                first_index: if script.one_in(8) { script.number() } else { tip.index + 1 },
-                previous_checksum: tip.checksum,
-            };
-            bytes = header.encode();
+            let first_index = if script.one_in(8) { script.number() } else { tip.index + 1 };
+            bytes = SegmentHeader::new(identity(), number, first_index, tip.checksum).encode();
         }
         let (places, length) = (script.below(6), usize::from(script.pair()) % 300);
         let chained = script.coin();

@@ -245,7 +245,11 @@ fn meta_path(root: &Path) -> PathBuf {
     root.join("meta")
 }
 
-fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
+/// Takes a data directory for this process, until the lock is dropped.
+///
+/// # Errors
+/// [`OpenError::Locked`] when another process has it.
+pub fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn DiskLock>, OpenError> {
     let path = root.join("LOCK");
     let lock = disk.lock(&path).map_err(LogError::io("lock", &path))?;
     lock.ok_or_else(|| OpenError::Locked(root.display().to_string()))

@@ -17,6 +17,7 @@ use actadb::options::Options;
 
 const NODES: usize = 3;
 const ALONE_APPENDS: u64 = 700;
+const KILLED_APPENDS: u64 = 60;
 const CLUSTER_APPENDS: u64 = 80;
 
 #[tokio::main]
@@ -25,6 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(&target)?;
     let place = std::env::temp_dir().join(format!("actadb-fixtures-{}", std::process::id()));
     alone(&place.join("alone")).await?;
+    std::fs::write(target.join("killed.hex"), killed(&place.join("killed")).await?)?;
     cluster(&place).await?;
     let nodes = (0..NODES).map(|node| format!("node-{node}"));
     for name in ["alone".to_owned()].into_iter().chain(nodes) {
@@ -37,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Three lives, and enough full segments for a filter.
 async fn alone(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for life in 0..3 {
-        let database = Database::open_with(content::options(dir)).await?;
+        let database = Database::open_with(content::options(dir, 1)).await?;
         let third = ALONE_APPENDS / 3;
         let until = if life == 2 { ALONE_APPENDS } else { (life + 1) * third };
         for n in life * third..until {
@@ -49,6 +51,17 @@ async fn alone(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         database.close().await;
     }
     Ok(())
+}
+
+/// Two buckets as they lie there while the process runs: what a SIGKILL would leave.
+async fn killed(dir: &Path) -> Result<String, Box<dyn std::error::Error>> {
+    let database = Database::open_with(content::options(dir, 2)).await?;
+    for n in 0..KILLED_APPENDS {
+        content::append(&database, n).await;
+    }
+    let text = hex::dump(dir);
+    database.close().await;
+    Ok(text)
 }
 
 /// Two lives of every node, so that terms and votes are not those of the beginning.
@@ -68,7 +81,7 @@ async fn cluster(place: &Path) -> Result<(), Box<dyn std::error::Error>> {
                 network: Arc::new(Libp2p),
             };
             let dir = place.join(format!("node-{node}"));
-            Database::open_with(Options { cluster: Some(cluster), ..content::options(&dir) })
+            Database::open_with(Options { cluster: Some(cluster), ..content::options(&dir, 1) })
         };
         let (first, second, third) = tokio::join!(open(0), open(1), open(2));
         let nodes = [first?, second?, third?];

@@ -85,12 +85,7 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
             dir.display()
         )));
     }
-    let new = || NodeIdentity {
-        storage: Uuid::new_v4(),
-        boot: 0,
-        key: cluster.network.new_identity(),
-        created: false,
-    };
+    let new = || NodeIdentity::new(Uuid::new_v4(), cluster.network.new_identity());
     let identity = start_identity(disk, dir, new)?;
     let shape = Shape {
         nodes: cluster.peers.len() as u8,

@@ -4,15 +4,21 @@ use std::path::{Path, PathBuf};
 
 use actadb_disk::disk::Disk;
 use actadb_membership::record::Record;
+use actadb_store::meta::lock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::error::OpenError;
 
+/// Version of the identity's file: who knows only lower ones refuses it, and leaves it as it is.
+const IDENTITY_VERSION: u16 = 1;
+
 /// Who a node is. Lost with its disk, and never made again for the same node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct NodeIdentity {
+    version: u16,
     /// Names its storage.
     pub(crate) storage: Uuid,
     /// Raised at each start.
@@ -20,8 +26,18 @@ pub(crate) struct NodeIdentity {
     /// Its key in the network.
     pub(crate) key: Vec<u8>,
     /// Whether its data was made: if it is gone, it was lost.
-    #[serde(default)]
     pub(crate) created: bool,
+    /// What this version does not know; it is written again as it was.
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
+}
+
+impl NodeIdentity {
+    /// That of a node which was never started.
+    pub(crate) fn new(storage: Uuid, key: Vec<u8>) -> Self {
+        let (version, unknown) = (IDENTITY_VERSION, Map::new());
+        Self { version, storage, boot: 0, key, created: false, unknown }
+    }
 }
 
 pub(crate) fn identity_path(dir: &Path) -> PathBuf {
@@ -37,7 +53,18 @@ pub(crate) fn read_identity(
     disk: &dyn Disk,
     dir: &Path,
 ) -> Result<Option<NodeIdentity>, OpenError> {
-    read(disk, &identity_path(dir))
+    let path = identity_path(dir);
+    // Its version first: of a newer one nothing else need be as this version knows it.
+    let any: Option<Map<String, Value>> = read(disk, &path)?;
+    let version = any.as_ref().and_then(|any| any.get("version")?.as_u64()).unwrap_or(0);
+    if version > u64::from(IDENTITY_VERSION) {
+        return Err(OpenError::Cluster(format!(
+            "{} has version {version}, this ActaDB knows versions up to {IDENTITY_VERSION}: use \
+             a newer one; nothing is changed",
+            path.display()
+        )));
+    }
+    read(disk, &path)
 }
 
 /// Notes that the data of this node is made.
@@ -50,15 +77,17 @@ pub(crate) fn note_created(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError>
     }
 }
 
-/// Reads the identity, or makes one, and counts this start.
+/// Reads the identity, or makes one, and counts this start: not while another process has the
+/// directory.
 pub(crate) fn start_identity(
     disk: &dyn Disk,
     dir: &Path,
     new: impl FnOnce() -> NodeIdentity,
 ) -> Result<NodeIdentity, OpenError> {
     disk.create_dir_all(dir).map_err(|error| failed("create", dir, &error))?;
+    let _lock = lock(disk, dir)?;
     let path = identity_path(dir);
-    let mut identity = read(disk, &path)?.unwrap_or_else(new);
+    let mut identity = read_identity(disk, dir)?.unwrap_or_else(new);
     identity.boot += 1;
     write(disk, &path, &identity)?;
     Ok(identity)
@@ -116,17 +145,30 @@ mod tests {
     #[test]
     fn an_identity_is_made_once_and_counts_its_starts() {
         let (disk, dir) = (SimDisk::new(), Path::new("/db"));
-        let new = || NodeIdentity {
-            storage: Uuid::from_u128(7),
-            boot: 0,
-            key: vec![1, 2],
-            created: false,
-        };
+        let new = || NodeIdentity::new(Uuid::from_u128(7), vec![1, 2]);
         assert_eq!(start_identity(&disk, dir, new).expect("made").boot, 1);
-        let other =
-            || NodeIdentity { storage: Uuid::from_u128(8), boot: 0, key: vec![3], created: false };
+        let other = || NodeIdentity::new(Uuid::from_u128(8), vec![3]);
         let again = start_identity(&disk, dir, other).expect("read");
         assert_eq!((again.boot, again.storage), (2, Uuid::from_u128(7)));
+
+        let lock = lock(&disk, dir).expect("free");
+        assert!(start_identity(&disk, dir, other).is_err(), "another process has it");
+        drop(lock);
+        let text = |change: &str| {
+            disk.damage(&identity_path(dir), |bytes| {
+                let text = String::from_utf8(bytes.clone()).expect("JSON");
+                *bytes = text.replacen("\"version\": 1", change, 1).into_bytes();
+            });
+            disk.contents(&identity_path(dir)).expect("there")
+        };
+        text("\"zone\": \"b\", \"version\": 1");
+        assert_eq!(start_identity(&disk, dir, other).expect("read").boot, 3);
+        note_created(&disk, dir).expect("written");
+        let kept = text("\"version\": 2");
+        assert!(String::from_utf8_lossy(&kept).contains("\"zone\": \"b\""), "it is kept");
+        let refused = start_identity(&disk, dir, other).expect_err("newer");
+        assert!(refused.to_string().contains("version 2"), "{refused}");
+        assert_eq!(disk.contents(&identity_path(dir)), Some(kept), "it is as it was");
         disk.damage(&identity_path(dir), |bytes| bytes[0] = b'x');
         assert!(start_identity(&disk, dir, other).is_err(), "damage is not a new node");
     }

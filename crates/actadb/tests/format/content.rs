@@ -9,7 +9,7 @@ use actadb::model::names::{EventName, StreamId};
 use actadb::model::outcome::{AppendError, Appended, Refusal};
 use actadb::model::transaction::{NewEvent, Transaction};
 use actadb::options::Options;
-use actadb::reads::ReadPartition;
+use actadb::reads::{ReadPartition, ReadStream};
 use uuid::Uuid;
 
 pub(crate) const PARTITIONS: u16 = 4;
@@ -17,10 +17,10 @@ const LARGE_BYTES: usize = 60 << 10;
 const FIRST_TIME_MS: u64 = 1_700_000_000_000;
 
 /// How every kept directory was written.
-pub(crate) fn options(dir: &std::path::Path) -> Options {
+pub(crate) fn options(dir: &std::path::Path, buckets: u16) -> Options {
     Options {
         partitions: PARTITIONS,
-        buckets: 1,
+        buckets,
         segment_bytes: 1 << 20,
         max_transaction_bytes: 64 << 10,
         ..Options::new(dir)
@@ -109,7 +109,20 @@ pub(crate) async fn holds(database: &Database, count: u64) {
             assert_eq!(found.metadata(), &new.metadata[..]);
             assert_eq!(Some(found.timestamp_ns() / 1_000_000), new.timestamp_ms);
             assert_eq!(found.partition_key(), transaction.partition_key());
+            assert_eq!(found.transaction_id(), appended.transaction_id);
+            let alone = transaction.events().len() == 1;
+            assert_eq!(found.transaction_id() == found.id(), alone);
         }
     }
     assert!(events.is_empty(), "nothing else is there");
+    for ((_, stream), count) in versions {
+        let of = if ["stream-5", "stream-6"].contains(&stream.as_str()) { 5 } else { 0 };
+        let mut read = ReadStream::all(stream).count(1000);
+        if of == 5 {
+            read = read.partition_key(transaction(5).partition_key());
+        }
+        let page = database.read_stream(read).await.expect("reads");
+        let found: Vec<u64> = page.events.iter().map(Event::version).collect();
+        assert_eq!(found, (0..count).collect::<Vec<_>>());
+    }
 }

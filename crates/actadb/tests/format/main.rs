@@ -22,6 +22,7 @@ use content::{append, holds, options};
 
 const LONG: Duration = Duration::from_secs(60);
 const ALONE: &str = include_str!("../data/format-1/alone.hex");
+const KILLED: &str = include_str!("../data/format-1/killed.hex");
 const NODES: [&str; 3] = [
     include_str!("../data/format-1/node-0.hex"),
     include_str!("../data/format-1/node-1.hex"),
@@ -29,13 +30,15 @@ const NODES: [&str; 3] = [
 ];
 /// Appends in each of them.
 const ALONE_APPENDS: u64 = 700;
+const KILLED_APPENDS: u64 = 60;
 const CLUSTER_APPENDS: u64 = 80;
 
 fn is_sound(dir: &Path) -> BucketReport {
     let report = tools::check(dir).expect("can be checked");
-    let [(_, bucket)] = &report.buckets[..] else { panic!("{report:?}") };
-    assert!(bucket.is_sound() && bucket.mendable.is_empty(), "{report:?}");
-    bucket.clone()
+    for (_, bucket) in &report.buckets {
+        assert!(bucket.is_sound() && bucket.mendable.is_empty(), "{report:?}");
+    }
+    report.buckets[0].1.clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +47,7 @@ async fn a_node_that_was_alone() {
     hex::load(ALONE, dir.path());
     let kept = is_sound(dir.path());
     assert!(kept.indexes >= 16 && kept.filters == 1, "{kept:?}");
-    let database = Database::open_with(options(dir.path())).await.expect("opens");
+    let database = Database::open_with(options(dir.path(), 1)).await.expect("opens");
     holds(&database, ALONE_APPENDS).await;
     append(&database, ALONE_APPENDS).await;
     database.close().await;
@@ -57,9 +60,22 @@ async fn a_node_that_was_alone() {
             std::fs::remove_file(path).expect("removed");
         }
     }
-    let database = Database::open_with(options(dir.path())).await.expect("opens");
+    let database = Database::open_with(options(dir.path(), 1)).await.expect("opens");
     holds(&database, ALONE_APPENDS + 1).await;
     database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_killed() {
+    let dir = tempfile::tempdir().expect("dir");
+    hex::load(KILLED, dir.path());
+    is_sound(dir.path());
+    let database = Database::open_with(options(dir.path(), 2)).await.expect("opens");
+    holds(&database, KILLED_APPENDS).await;
+    append(&database, KILLED_APPENDS).await;
+    database.close().await;
+    drop(database);
+    is_sound(dir.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +102,7 @@ async fn three_nodes_of_a_cluster() {
             client_address: String::new(),
             network: Arc::new(Libp2p),
         };
-        let options = Options { cluster: Some(cluster), ..options(&place(node)) };
+        let options = Options { cluster: Some(cluster), ..options(&place(node), 1) };
         async {
             timeout(LONG, Database::open_with(options)).await.expect("in time").expect("opens")
         }

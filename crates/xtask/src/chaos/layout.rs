@@ -50,46 +50,49 @@ fn log_seed(meta: &[u8], bucket: u16) -> u32 {
     crc32c(&bucket.to_le_bytes(), crc32c(&meta[16..32], 0))
 }
 
-/// Version 1 for a meta file.
+/// A version of both formats that this ActaDB does not know.
+pub(super) const NEWER: u8 = 2;
+
+/// A newer version for a meta file.
 pub(super) fn newer_meta(bytes: &mut [u8]) {
-    bytes[8] = 1;
+    bytes[8] = NEWER;
     let checksum = crc32c(&bytes[..48], 0);
     put(bytes, 48, checksum);
 }
 
-/// Version 1 for a segment's header.
+/// A newer version for a segment's header.
 pub(super) fn newer_segment(bytes: &mut [u8]) {
-    bytes[8] = 1;
+    bytes[8] = NEWER;
     let checksum = crc32c(&bytes[..56], 0);
     put(bytes, 56, checksum);
 }
 
-/// Version 1 for one slot of a bucket.
+/// A newer version for one slot of a bucket.
 pub(super) fn newer_slot(bytes: &mut [u8], slot: usize, meta: &[u8], bucket: u16) {
     let slot = &mut bytes[slot * BLOCK..slot * BLOCK + SLOT];
-    slot[8] = 1;
+    slot[8] = NEWER;
     put(slot, 12, 0);
     let checksum = crc32c(slot, log_seed(meta, bucket));
     put(slot, 12, checksum);
 }
 
-/// Version 1, or another kind, for the last frame of a segment.
+/// A newer version, or another kind, for the last frame of a segment.
 pub(super) fn newer_frame(bytes: &mut [u8], is_kind: bool, meta: &[u8], bucket: u16) -> bool {
     let Some(frame) = frames(bytes).pop() else { return false };
     let header = &mut bytes[frame.at..frame.at + FRAME_HEADER];
     if is_kind {
         header[5] = 9;
     } else {
-        header[4] = 1;
+        header[4] = NEWER;
     }
     let checksum = crc32c(&header[..36], log_seed(meta, bucket));
     put(header, 36, checksum);
     true
 }
 
-/// Version 1 for a sealed index.
+/// A newer version for a sealed index.
 pub(super) fn newer_index(bytes: &mut [u8], meta: &[u8], bucket: u16, segment: u64) {
-    bytes[8] = 1;
+    bytes[8] = NEWER;
     let seed = crc32c(&segment.to_le_bytes(), log_seed(meta, bucket));
     let seed = crc32c(&0_u64.to_le_bytes(), seed);
     let checksum = crc32c(&bytes[..BLOCK - 4], seed);

@@ -27,7 +27,10 @@ fn cases(grounds: &Grounds, dice: &mut Dice) -> Result<Vec<Case>, String> {
     let newer = |what: &str, name: &Path, change: &dyn Fn(&mut [u8])| {
         let mut content = grounds.file(name)?.clone();
         change(&mut content);
-        let what = format!("{} of version 1{what}", name.display());
+        if content == *grounds.file(name)? {
+            return Err(format!("nothing is changed in {}", name.display()));
+        }
+        let what = format!("{} of version {}{what}", name.display(), layout::NEWER);
         Ok::<_, String>(Case::one(bucket, what, name.to_owned(), Some(content), Expect::Newer))
     };
     let frame = |is_kind| {
