@@ -80,8 +80,9 @@ fn a_mistake_that_is_put_back_is_caught() {
         Mistake::ReadAboveWatermark,
         Mistake::RetryAppendedAgain,
         Mistake::SkipAtHandOver,
-        Mistake::WindowBeforeFilter,
-        Mistake::WakeUpLost,
+        Mistake::MessagesBeforeSync,
+        Mistake::ReadNotConfirmed,
+        Mistake::TailForgotten,
     ];
     for mistake in quick {
         assert!(hunt(mistake, 0..200).is_some(), "{mistake:?} is not caught");
