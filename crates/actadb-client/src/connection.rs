@@ -1,7 +1,7 @@
 //! The connection that a client's requests share: made when it is needed, made anew when it broke.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::inbox::{Inbox, PushWriter};
 use crate::options::ClientOptions;
-use crate::reply::Fields;
+use crate::reply::{self, Fields};
 
 /// A server, or a node of several.
 #[derive(Debug)]
@@ -31,8 +31,17 @@ pub(crate) struct Connector {
     nodes: Vec<Node>,
     /// Number of the one to talk to, and how often that was another one before.
     moves: AtomicUsize,
+    /// The database that the first connection led to: no other one is talked to.
+    database: OnceLock<Database>,
     connect_timeout: Duration,
     request_timeout: Duration,
+}
+
+/// What a server says of its database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Database {
+    id: String,
+    partitions: u16,
 }
 
 impl Node {
@@ -61,7 +70,8 @@ impl Connector {
         let node = |url: &String| Node::new(url, options.password.as_ref());
         let nodes = options.urls.iter().map(node).collect::<Result<Vec<_>, Error>>()?;
         let ClientOptions { connect_timeout, request_timeout, .. } = *options;
-        Ok(Self { nodes, moves: AtomicUsize::new(0), connect_timeout, request_timeout })
+        let (moves, database) = (AtomicUsize::new(0), OnceLock::new());
+        Ok(Self { nodes, moves, database, connect_timeout, request_timeout })
     }
 
     /// How often the client went from node to node.
@@ -84,10 +94,6 @@ impl Connector {
         self.nodes.len() > 1
     }
 
-    fn address(&self) -> &str {
-        &self.node(self.moves()).address
-    }
-
     fn config(&self) -> AsyncConnectionConfig {
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
@@ -101,19 +107,50 @@ impl Connector {
             let moves = self.moves();
             let client = &self.node(moves).client;
             let error = match client.get_multiplexed_async_connection_with_config(&config).await {
-                Ok(redis) => return Ok(Connection { redis, moves }),
-                Err(error) => error,
-            };
-            let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::Client | ErrorKind::Parse);
-            let error = match lost {
-                true => self.lost(&error, moves),
-                false => self.failure(&error, moves).error,
+                Ok(redis) => {
+                    let mut connection = Connection { redis, moves };
+                    match self.check(&mut connection).await {
+                        Ok(()) => return Ok(connection),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::Io | ErrorKind::Client | ErrorKind::Parse => {
+                        self.lost(&error, moves)
+                    }
+                    _ => self.failure(&error, moves).error,
+                },
             };
             self.leave(moves);
             tries += 1;
             if tries == self.nodes.len() {
                 return Err(error);
             }
+        }
+    }
+
+    /// Whether a connection leads to the database that the first one led to: positions and event
+    /// ids mean nothing in another.
+    async fn check(&self, connection: &mut Connection) -> Result<(), Error> {
+        let address = &self.node(connection.moves).address;
+        let said = redis::cmd("HELLO").query_async::<Value>(&mut connection.redis).await;
+        let said = said.map_err(|error| self.failure(&error, connection.moves).error)?;
+        let stranger = || Error::Protocol(format!("{address} is no ActaDB server"));
+        let mut said = Fields::of(said)?;
+        let count = said.number("num_partitions").ok();
+        let count = count.and_then(|count| u16::try_from(count).ok()).filter(|count| *count > 0);
+        let (Some(partitions), Ok(id)) = (count, said.take("peer_id").and_then(reply::text)) else {
+            return Err(stranger());
+        };
+        let found = Database { id, partitions };
+        let known = self.database.get_or_init(|| found.clone());
+        match *known == found {
+            true => Ok(()),
+            false => Err(Error::OtherDatabase {
+                address: address.clone(),
+                found: found.id,
+                expected: known.id.clone(),
+            }),
         }
     }
 
@@ -246,12 +283,9 @@ impl Link {
         }
     }
 
-    /// The number of partitions, as the server says hello.
+    /// The number of partitions of the database.
     pub(crate) async fn partitions(&self) -> Result<u16, Error> {
-        let said = self.request(&redis::cmd("HELLO")).await.map_err(|failure| failure.error)?;
-        let count = Fields::of(said)?.number("num_partitions").ok();
-        count.and_then(|count| u16::try_from(count).ok()).filter(|count| *count > 0).ok_or_else(
-            || Error::Protocol(format!("{} is no ActaDB server", self.connector.address())),
-        )
+        self.connection().await?;
+        Ok(self.connector.database.get().map_or(0, |database| database.partitions))
     }
 }

@@ -47,6 +47,17 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// Where the database was that this client began with, another one answers: it was restored
+    /// or made anew, or is that of another cluster. Positions of before mean nothing there.
+    #[error("{address} has database {found}, this client began with database {expected}")]
+    OtherDatabase {
+        /// Who answers.
+        address: String,
+        /// Its database.
+        found: String,
+        /// The one that the first connection of this client led to.
+        expected: String,
+    },
     /// The request makes no sense and was not sent.
     #[error("{0}")]
     Invalid(String),

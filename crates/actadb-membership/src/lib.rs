@@ -13,3 +13,4 @@
 pub mod balance;
 pub mod members;
 pub mod record;
+pub mod report;

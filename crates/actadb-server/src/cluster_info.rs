@@ -70,16 +70,23 @@ pub fn nodes(status: &Status) -> String {
         let leads = status.buckets.iter().filter(|bucket| bucket.leader == Some(*number));
         let leads: Vec<String> = leads.map(|bucket| bucket.bucket.to_string()).collect();
         let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let number_or_dash = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
+        let report = node.report.as_ref();
+        let stuck = report.iter().flat_map(|report| &report.stuck_buckets);
+        let stuck: Vec<String> = stuck.map(ToString::to_string).collect();
         let _ = write!(
             text,
             "{number} clients={} peers={peer_address} {} {} version={} leads={} \
-             clock_ahead_ms={}\r\n",
+             clock_ahead_ms={} events_per_second={} free_bytes={} stuck={}\r\n",
             or_dash(client_address),
             if *is_this { "myself" } else { "node" },
             if node.connected { "connected" } else { "lost" },
             or_dash(&node.version),
             or_dash(&leads.join(",")),
-            node.clock_ahead_ms.map_or("-".to_owned(), |ahead| ahead.to_string()),
+            number_or_dash(node.clock_ahead_ms.map(|ahead| ahead.to_string())),
+            number_or_dash(report.map(|report| report.events_per_second.to_string())),
+            number_or_dash(report.and_then(|report| report.free_bytes).map(|n| n.to_string())),
+            or_dash(&stuck.join(",")),
         );
     }
     text

@@ -34,12 +34,14 @@ pub enum FrameKind {
     Hello = 5,
     /// Nothing else was to be said for a while.
     Beat = 6,
+    /// How the sender is doing.
+    Report = 7,
 }
 
 impl FrameKind {
     fn from_u8(value: u8) -> Option<Self> {
-        use FrameKind::{Append, Appended, Beat, Formed, Hello, Replica};
-        let all = [Replica, Append, Appended, Formed, Hello, Beat];
+        use FrameKind::{Append, Appended, Beat, Formed, Hello, Replica, Report};
+        let all = [Replica, Append, Appended, Formed, Hello, Beat, Report];
         all.into_iter().find(|kind| *kind as u8 == value)
     }
 }

@@ -434,6 +434,7 @@ impl Database {
                 connected: is_this || links.is_connected(node),
                 clock_ahead_ms: if is_this { None } else { links.clock_ahead_ms(node) },
                 version: hello.map(|h| h.version.clone()).unwrap_or_default(),
+                report: links.report_of(node),
             }
         };
         cluster.peers.iter().enumerate().map(status).collect()

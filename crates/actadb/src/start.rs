@@ -17,7 +17,7 @@ use actadb_store::reader::Reader;
 use kameo::prelude::*;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use uuid::Uuid;
 
 use crate::bells::Bells;
@@ -134,6 +134,8 @@ impl Starter {
                 buckets: inboxes,
                 boards: buckets.iter().map(|bucket| bucket.board.clone()).collect(),
                 balance: interval(BALANCE_EVERY),
+                counted: (Instant::now(), vec![0; buckets.len()]),
+                directory: directory.clone(),
                 handed: None,
                 unfit: BTreeMap::new(),
                 doors: doors.clone(),

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use actadb_bucket::writer_side::Totals;
 use actadb_log::error::Damage;
+pub use actadb_membership::report::Report;
 use actadb_model::ids::{BucketId, PartitionId, Partitioning};
 use actadb_model::limits::CLOCKS_APART_MAX_MS;
 use actadb_model::outcome::ClosedReason;
@@ -64,6 +65,8 @@ pub struct NodeStatus {
     pub clock_ahead_ms: Option<i64>,
     /// Version of its program.
     pub version: String,
+    /// How it is doing, as it says every few seconds; `None` until it has.
+    pub report: Option<Report>,
 }
 
 impl Status {
@@ -93,6 +96,12 @@ impl Status {
         }
         for node in self.nodes.iter().filter(|node| !node.connected) {
             words.push(format!("node {} is not connected ({})", node.node, node.peer_address));
+        }
+        for node in self.nodes.iter().filter(|node| !node.is_this) {
+            for bucket in node.report.iter().flat_map(|report| &report.stuck_buckets) {
+                let number = node.node;
+                words.push(format!("bucket {bucket} of node {number} is closed or has no space"));
+            }
         }
         for node in &self.nodes {
             let ahead = node.clock_ahead_ms.unwrap_or(0);
@@ -214,6 +223,11 @@ impl BucketBoard {
     /// Whether all is published that this replica may have shown before its start.
     pub(crate) fn serves(&self) -> bool {
         lock(&self.writer).1.serves
+    }
+
+    /// Events committed, as far as this replica knows.
+    pub(crate) fn events(&self) -> u64 {
+        lock(&self.writer).0.events
     }
 
     pub(crate) fn no_room(&self) -> bool {

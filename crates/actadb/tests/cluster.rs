@@ -17,6 +17,7 @@ use actadb::model::transaction::{NewEvent, Transaction};
 use actadb::model::version::ExpectedVersion;
 use actadb::options::Options;
 use actadb::reads::ReadStream;
+use actadb::status::NodeStatus;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -151,6 +152,26 @@ async fn any_node_appends_and_reads_and_the_loss_of_one_loses_nothing() {
         };
         assert_eq!(current, Some(29));
         assert_eq!(node.stream_version(stream(1), None).await, Ok(Some(29)));
+    }
+
+    // Each knows how the others are doing, and what their clocks show.
+    for node in nodes.iter().flatten() {
+        let known = async {
+            loop {
+                let of = node.status().nodes;
+                let told = |node: &NodeStatus| {
+                    let report = node.report.as_ref();
+                    report.is_some_and(|r| r.may_lead() && r.free_bytes.is_some())
+                        && node.clock_ahead_ms.is_some() != node.is_this
+                };
+                if of.iter().all(told) {
+                    return;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LONG, known).await.expect("in time");
+        assert_eq!(node.status().degraded(), Vec::<String>::new());
     }
 
     // The leader goes without a word; the others go on, and a retry is no second append.

@@ -20,6 +20,7 @@ struct Scripted {
     address: SocketAddr,
     script: Arc<Mutex<VecDeque<String>>>,
     heard: Arc<Mutex<Vec<Vec<String>>>>,
+    database: Arc<Mutex<String>>,
 }
 
 impl Scripted {
@@ -27,7 +28,8 @@ impl Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let script = script.iter().map(|answer| answer.replace('\n', "\r\n")).collect();
-        let server = Self { address, script: Arc::new(Mutex::new(script)), heard: Arc::default() };
+        let (script, database) = (Arc::new(Mutex::new(script)), Arc::new(Mutex::new("one".into())));
+        let server = Self { address, script, heard: Arc::default(), database };
         let serving = server.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -41,7 +43,7 @@ impl Scripted {
         let mut socket = BufReader::new(socket);
         while let Some(command) = read(&mut socket).await {
             let answer = match command[0].as_str() {
-                "HELLO" => "%1\r\n+num_partitions\r\n:32\r\n".to_owned(),
+                "HELLO" => self.hello(),
                 "CLIENT" | "EACK" => "+OK\r\n".to_owned(),
                 "PING" => "+PONG\r\n".to_owned(),
                 _ => self.answer(command),
@@ -50,6 +52,11 @@ impl Scripted {
                 return;
             }
         }
+    }
+
+    fn hello(&self) -> String {
+        let database = self.database.lock().expect("sound");
+        format!("%2\r\n+num_partitions\r\n:32\r\n+peer_id\r\n+{database}\r\n")
     }
 
     fn answer(&self, command: Vec<String>) -> String {
@@ -160,4 +167,18 @@ async fn a_stopping_server_is_waited_for_and_damage_ends_the_subscription() {
     let from: Vec<String> = server.heard().iter().map(|command| command.join(" ")).collect();
     let wanted = [5, 6, 6].map(|n| format!("ESUB s FROM {n} WINDOW 9"));
     assert_eq!(from, wanted);
+}
+
+#[tokio::test]
+async fn another_database_at_the_same_address_is_told_and_not_asked() {
+    let server = Scripted::start(&["_\n", "", "_\n"]).await;
+    let client = server.client().await;
+    let id = Uuid::from_u128(7);
+    assert!(client.get(id).await.expect("answered").is_none());
+    *server.database.lock().expect("sound") = "two".into();
+    // The connection breaks, and the next one leads elsewhere.
+    let refused = client.get(id).await.expect_err("another database");
+    let Error::OtherDatabase { found, expected, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!((found.as_str(), expected.as_str()), ("two", "one"));
+    assert_eq!(server.heard().len(), 2, "it was not asked");
 }

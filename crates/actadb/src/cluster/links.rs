@@ -1,11 +1,12 @@
 //! What the rest of the crate knows of the other nodes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actadb_membership::members::Members;
 use actadb_membership::record::{Hello, Record};
+use actadb_membership::report::Report;
 use actadb_model::ids::{BucketId, PartitionId};
 use actadb_model::outcome::AppendResult;
 use actadb_model::transaction::Transaction;
@@ -64,6 +65,8 @@ pub(crate) struct Links {
     transport: Arc<dyn PeerTransport>,
     pending: Mutex<Pending>,
     next_token: AtomicU64,
+    /// What each node told of itself last, this one too.
+    reports: Mutex<BTreeMap<u8, Report>>,
 }
 
 /// The replica of a node has its number plus one: 0 is nobody.
@@ -79,7 +82,7 @@ pub(crate) fn node_of(replica: u64) -> Option<u8> {
 impl Links {
     pub(crate) fn new(node: u8, door: Arc<Door>, transport: Arc<dyn PeerTransport>) -> Self {
         let (pending, next_token) = (Mutex::default(), AtomicU64::new(1));
-        Self { node, door, transport, pending, next_token }
+        Self { node, door, transport, pending, next_token, reports: Mutex::default() }
     }
 
     /// Sends a frame; answers whether there was a place for it.
@@ -150,9 +153,24 @@ impl Links {
         }
     }
 
+    /// How a node is doing, as it said last.
+    pub(crate) fn report_of(&self, node: u8) -> Option<Report> {
+        self.reports().get(&node).cloned()
+    }
+
+    /// A node tells how it is doing.
+    pub(crate) fn reported(&self, node: u8, report: Report) {
+        self.reports().insert(node, report);
+    }
+
     /// The connection to a node is lost, and with it the answers that it owes.
     pub(crate) fn lost(&self, node: u8) {
+        self.reports().remove(&node);
         self.pending().retain(|_, (asked, _)| *asked != node);
+    }
+
+    fn reports(&self) -> MutexGuard<'_, BTreeMap<u8, Report>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actadb_membership::balance::hand_over;
+use actadb_membership::report::Report;
 use actadb_model::limits::FORWARDED_MAX;
 use actadb_model::outcome::{AppendResult, Refusal};
 use actadb_replica::peer::PeerMessage;
+use actadb_store::meta::Directory;
 use actadb_transport::frame::{Frame, FrameKind};
 use actadb_transport::peers::PeerEvent;
+use bytes::Bytes;
 use kameo::error::Infallible;
 use kameo::mailbox::Signal;
 use kameo::prelude::*;
@@ -42,8 +45,12 @@ pub(crate) struct TopologyActor {
     /// By number of the bucket; `None` where it did not open.
     pub(crate) buckets: Vec<Option<mpsc::Sender<FromPeer>>>,
     pub(crate) boards: Vec<Arc<BucketBoard>>,
-    /// When the leads are looked at.
+    /// When the leads are looked at, and the other nodes told how this one is doing.
     pub(crate) balance: Interval,
+    /// Events that were committed in each bucket at the last report, and when that was.
+    pub(crate) counted: (Instant, Vec<u64>),
+    /// Where the data lies.
+    pub(crate) directory: Arc<Directory>,
     /// The lead that was handed over last, to keep leads even.
     pub(crate) handed: Option<(usize, u8)>,
     /// Nodes that did not keep a lead, their disks being full perhaps: they get none until then.
@@ -55,7 +62,7 @@ pub(crate) struct TopologyActor {
     pub(crate) forwarded: JoinSet<()>,
 }
 
-/// How often the leads are looked at.
+/// How often the leads are looked at, and reports are sent.
 pub(crate) const BALANCE_EVERY: Duration = Duration::from_secs(5);
 /// How long a node gets no lead that did not keep the last one.
 const UNFIT_FOR: Duration = Duration::from_secs(60);
@@ -65,6 +72,30 @@ const UNFIT_FOR: Duration = Duration::from_secs(60);
 pub(crate) struct HandOver(pub(crate) usize, pub(crate) u8);
 
 impl TopologyActor {
+    /// Tells the other nodes how this one is doing.
+    fn report(&mut self) {
+        let events: Vec<u64> = self.boards.iter().map(|board| board.events()).collect();
+        let (before, counted) = std::mem::replace(&mut self.counted, (Instant::now(), events));
+        let led = self.boards.iter().zip(&self.counted.1).zip(counted);
+        let led = led.filter(|((board, _), _)| node_of(board.leader()) == Some(self.links.node));
+        let new: u64 = led.map(|((_, now), before)| now.saturating_sub(before)).sum();
+        let seconds = self.counted.0.duration_since(before).as_secs_f64().max(1.0);
+        let stuck = self.boards.iter().filter(|b| b.no_room() || b.closed().is_some());
+        let report = Report {
+            events_per_second: (new as f64 / seconds) as u64,
+            free_bytes: self.directory.disk().free_bytes(self.directory.root()).ok(),
+            stuck_buckets: stuck.map(|board| board.bucket.0).collect(),
+        };
+        if let Ok(body) = serde_json::to_vec(&report) {
+            let body = Bytes::from(body);
+            for node in 0..self.links.door.members().hello().shape.nodes {
+                // One that is not there hears the next one.
+                let _ = self.links.send(node, FrameKind::Report, 0, body.clone());
+            }
+        }
+        self.links.reported(self.links.node, report);
+    }
+
     fn balance(&mut self) {
         let leaders: Vec<_> = self.boards.iter().map(|board| node_of(board.leader())).collect();
         let now = Instant::now();
@@ -75,7 +106,10 @@ impl TopologyActor {
             self.unfit.insert(node, now + UNFIT_FOR);
         }
         let nodes = self.links.door.members().hello().shape.nodes;
-        let fit = |node: &u8| self.links.is_connected(*node) && !self.unfit.contains_key(node);
+        let may_lead = |node| self.links.report_of(node).is_none_or(|report| report.may_lead());
+        let fit = |node: &u8| {
+            self.links.is_connected(*node) && !self.unfit.contains_key(node) && may_lead(*node)
+        };
         let others: Vec<u8> = (0..nodes).filter(fit).collect();
         if let Some((bucket, to)) = hand_over(&leaders, self.links.node, &others) {
             self.handed = Some((bucket, to));
@@ -125,6 +159,10 @@ impl TopologyActor {
                 Some(response) => self.links.answered(response),
                 None => tracing::warn!(node, "the answer to an append cannot be read"),
             },
+            FrameKind::Report => match serde_json::from_slice(&body) {
+                Ok(report) => self.links.reported(node, report),
+                Err(error) => tracing::warn!(node, %error, "a report cannot be read"),
+            },
             FrameKind::Formed | FrameKind::Hello | FrameKind::Beat => {}
         }
     }
@@ -173,7 +211,10 @@ impl Actor for TopologyActor {
                     None => return Ok(mailbox.recv().await),
                 },
                 Some(_ended) = self.forwarded.join_next() => {}
-                _ = self.balance.tick() => self.balance(),
+                _ = self.balance.tick() => {
+                    self.report();
+                    self.balance();
+                }
                 signal = mailbox.recv() => return Ok(signal),
             }
         }
