@@ -2,15 +2,17 @@
 //! noise has authenticated, name the ends of a stream.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::ready;
 use futures::stream::StreamExt;
 use libp2p::core::multiaddr::{Multiaddr, Protocol};
+use libp2p::core::transport::TransportError;
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionId, NetworkBehaviour, Stream, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, Stream, SwarmEvent};
 use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, noise, ping, tcp, yamux};
 use libp2p_stream::{Behaviour, Control};
 use tokio::sync::{mpsc, oneshot};
@@ -173,6 +175,21 @@ async fn listening(swarm: &mut Swarm<LanesAndPing>) -> Result<SocketAddr, String
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| Err("nothing happens".into()))
 }
 
+/// Why a node could not be dialed: the innermost cause, for the others only say where in libp2p it
+/// was met.
+fn words(error: &DialError) -> String {
+    let cause = match error {
+        DialError::Transport(tried) => tried.last().map(|(_, cause)| cause),
+        _ => None,
+    };
+    let Some(TransportError::Other(cause)) = cause else { return error.to_string() };
+    let mut cause: &dyn Error = cause;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 /// Drives the swarm, and tells who dialed what became of it.
 async fn run(mut swarm: Swarm<LanesAndPing>, mut asks: mpsc::Receiver<Ask>) {
     let mut dialing: HashMap<ConnectionId, Dialed> = HashMap::new();
@@ -180,11 +197,14 @@ async fn run(mut swarm: Swarm<LanesAndPing>, mut asks: mpsc::Receiver<Ask>) {
         tokio::select! {
             Some(ask) = asks.recv() => match ask {
                 Ask::Dial(address, dialed) => {
-                    let options = DialOpts::unknown_peer_id().address(address).build();
+                    // From a port of its own: two nodes that dial each other from the ports they
+                    // listen on open one connection, in which both believe to be the dialer.
+                    let options = DialOpts::unknown_peer_id().address(address);
+                    let options = options.allocate_new_port().build();
                     let connection = options.connection_id();
                     match swarm.dial(options) {
                         Ok(()) => drop(dialing.insert(connection, dialed)),
-                        Err(error) => drop(dialed.send(Err(error.to_string()))),
+                        Err(error) => drop(dialed.send(Err(words(&error)))),
                     }
                 }
                 Ask::Close(connection) => {
@@ -209,7 +229,7 @@ async fn run(mut swarm: Swarm<LanesAndPing>, mut asks: mpsc::Receiver<Ask>) {
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     if let Some(dialed) = dialing.remove(&connection_id) {
-                        let _ = dialed.send(Err(error.to_string()));
+                        let _ = dialed.send(Err(words(&error)));
                     }
                 }
                 _ => {}

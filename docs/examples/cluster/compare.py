@@ -1,13 +1,15 @@
 """Appends to three nodes beside appends to one, on this machine, in alternating rounds.
 
 Clients of the three are connected to the node that leads, and with `follower` to another one. Prints
-medians of the rounds: appends per second, p50 and p99 in milliseconds; and what an idle cluster of
-three takes of a core per node.
+medians of the rounds: appends per second, p50 and p99 in milliseconds; what an idle cluster of three
+takes of a core per node; and how long a sync takes when three write to this disk at once, as three
+nodes do.
 
     python3 docs/examples/cluster/compare.py target/release/actadb 3 5      # rounds, seconds
 """
 
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -20,6 +22,7 @@ from nodes import NODES, Cluster, wait_for
 
 CONNECTIONS = (1, 3, 64, 256)
 IDLE_SECONDS = 10
+SYNCED_BYTES = 8 << 20
 
 
 def bench(binary, port, connections, seconds):
@@ -37,6 +40,37 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def sync_ms(path, results):
+    """Writes and syncs one block after the other in space that was written before."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    for at in range(0, SYNCED_BYTES, 1 << 20):
+        os.pwrite(file, bytes(1 << 20), at)
+    os.fsync(file)
+    times = []
+    for at in range(0, SYNCED_BYTES, 4096):
+        begin = time.perf_counter()
+        os.pwrite(file, bytes(512), at)
+        os.fdatasync(file)
+        times.append(1000 * (time.perf_counter() - begin))
+    results.put(statistics.median(times))
+
+
+def three_syncs_ms():
+    """The median of a sync of each of three that write at once."""
+    place, results = tempfile.mkdtemp(dir="."), multiprocessing.Queue()
+    writers = [
+        multiprocessing.Process(target=sync_ms, args=(f"{place}/{node}", results))
+        for node in NODES
+    ]
+    for writer in writers:
+        writer.start()
+    times = [results.get() for _ in writers]
+    for writer in writers:
+        writer.join()
+    shutil.rmtree(place)
+    return statistics.median(times)
+
+
 def main():
     binary, rounds, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     found = {}
@@ -44,7 +78,9 @@ def main():
     def note(who, port, connections):
         found.setdefault((connections, who), []).append(bench(binary, port, connections, seconds))
 
+    syncs = []
     for number in range(rounds):
+        syncs.append(three_syncs_ms())
         place = tempfile.mkdtemp(dir=".")
         words = [binary, "--dir", place, "--client-address", "127.0.0.1:9099", "--log", "error"]
         single = subprocess.Popen(words)
@@ -74,6 +110,7 @@ def main():
             for key in ("operations_per_second", "p50_ms", "p99_ms")
         ]
         print(f"{connections:4} connections  {who:9} {middle[0]:9.0f}/s", *middle[1:])
+    print(f"a sync while two others sync: {statistics.median(syncs):.3f} ms")
 
 
 if __name__ == "__main__":
