@@ -42,6 +42,7 @@ impl Admission for Open {
             storage: Uuid::from_u128(u128::from(self.0)),
             boot: 1,
             process: 1,
+            history: Vec::new(),
             cluster: None,
             client_address: String::new(),
         };

@@ -10,7 +10,7 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, Value,
 };
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::inbox::{Inbox, PushWriter};
@@ -103,15 +103,17 @@ impl Connector {
     /// Tries each node once: what all refuse is refused.
     async fn connect_with(&self, config: AsyncConnectionConfig) -> Result<Connection, Error> {
         let mut tries = 0;
+        let mut passing = None;
         loop {
             let moves = self.moves();
             let client = &self.node(moves).client;
             let error = match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(redis) => {
                     let mut connection = Connection { redis, moves };
-                    match self.check(&mut connection).await {
-                        Ok(()) => return Ok(connection),
-                        Err(error) => error,
+                    match timeout(self.connect_timeout, self.check(&mut connection)).await {
+                        Ok(Ok(())) => return Ok(connection),
+                        Ok(Err(error)) => error,
+                        Err(_elapsed) => self.silent(moves),
                     }
                 }
                 Err(error) => match error.kind() {
@@ -124,7 +126,11 @@ impl Connector {
             self.leave(moves);
             tries += 1;
             if tries == self.nodes.len() {
-                return Err(error);
+                // What one of them may be able to a little later is tried again.
+                return Err(passing.unwrap_or(error));
+            }
+            if error.is_transient() {
+                passing = Some(error);
             }
         }
     }
@@ -167,9 +173,16 @@ impl Connector {
     }
 
     fn lost(&self, error: &RedisError, moves: usize) -> Error {
-        let reason =
-            if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() };
-        Error::Disconnected { address: self.node(moves).address.clone(), reason }
+        if error.is_timeout() {
+            return self.silent(moves);
+        }
+        let address = self.node(moves).address.clone();
+        Error::Disconnected { address, reason: error.to_string() }
+    }
+
+    fn silent(&self, moves: usize) -> Error {
+        let address = self.node(moves).address.clone();
+        Error::Disconnected { address, reason: "no answer in time".to_owned() }
     }
 
     /// What an error of redis-rs means, on a connection that was made after so many moves.

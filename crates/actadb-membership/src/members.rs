@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use actadb_model::probe::{Mistake, made};
 use uuid::Uuid;
 
-use crate::record::{Hello, PROTOCOL_VERSION, Record, Shape};
+use crate::record::{Hello, PROTOCOL_VERSION, Record, Shape, Start};
 
 /// Why a node is not let in. The words are for an operator of either node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +77,19 @@ pub enum Refusal {
         /// The one that was seen.
         ours: u64,
     },
+    /// It was started more often than was seen, and not from there.
+    #[error(
+        "node {node} came with start {theirs} of its storage, and start {ours} that was seen is \
+         not in its history: it is a restored copy that was started again since"
+    )]
+    OtherHistory {
+        /// The node.
+        node: u8,
+        /// The start it tells.
+        theirs: u64,
+        /// The one that was seen.
+        ours: u64,
+    },
     /// Two processes run the same start.
     #[error("two processes run node {node}: the directory of one is a copy of the other's")]
     TwoProcesses {
@@ -93,6 +106,8 @@ pub struct Members {
     ours: Hello,
     record: Option<Record>,
     seen: BTreeMap<u8, Hello>,
+    /// By number of the node: its highest start that was seen in any life of this one.
+    starts: Vec<Start>,
 }
 
 impl Members {
@@ -100,7 +115,25 @@ impl Members {
     #[must_use]
     pub fn new(ours: Hello, record: Option<Record>) -> Self {
         let ours = Hello { cluster: record.as_ref().map(|record| record.cluster), ..ours };
-        Self { ours, record, seen: BTreeMap::new() }
+        let starts = vec![Start::default(); usize::from(ours.shape.nodes)];
+        Self { ours, record, seen: BTreeMap::new(), starts }
+    }
+
+    /// With the starts of other nodes that lives of before have written down.
+    #[must_use]
+    pub fn with_starts(mut self, starts: &[Start]) -> Self {
+        for (known, start) in self.starts.iter_mut().zip(starts) {
+            *known = *start;
+        }
+        self
+    }
+
+    /// The highest start that was seen of each node, by number. To be written down: a copy of a
+    /// node's directory that is older than what anyone saw must not come back as that node, however
+    /// often it was started since, and even if all others were restarted.
+    #[must_use]
+    pub fn starts(&self) -> &[Start] {
+        &self.starts
     }
 
     /// How this node introduces itself.
@@ -159,6 +192,14 @@ impl Members {
                 return Err(Refusal::OtherStorage { node, theirs, ours: known });
             }
         }
+        let seen = self.starts.get(usize::from(node)).copied().unwrap_or_default();
+        let Some(since) = hello.boot.checked_sub(seen.boot) else {
+            return Err(Refusal::OlderStart { node, theirs: hello.boot, ours: seen.boot });
+        };
+        let then = hello.history.iter().rev().nth(usize::try_from(since).unwrap_or(usize::MAX));
+        if since > 0 && seen.boot > 0 && then.is_some_and(|process| *process != seen.process) {
+            return Err(Refusal::OtherHistory { node, theirs: hello.boot, ours: seen.boot });
+        }
         if let Some(before) = self.seen.get(&node) {
             let (theirs, ours) = (hello.boot, before.boot);
             if before.storage == hello.storage && theirs < ours {
@@ -170,6 +211,10 @@ impl Members {
             }
         }
         self.seen.insert(node, hello.clone());
+        // Before the cluster is formed a node may still become another one.
+        if let (Some(_), Some(seen)) = (&self.record, self.starts.get_mut(usize::from(node))) {
+            *seen = Start { boot: hello.boot, process: hello.process };
+        }
         Ok(())
     }
 
@@ -238,6 +283,7 @@ mod tests {
             storage: Uuid::from_u128(100 + u128::from(node)),
             boot: 1,
             process: 7 + u64::from(node),
+            history: Vec::new(),
             cluster: None,
             client_address: String::new(),
         }
@@ -281,6 +327,27 @@ mod tests {
             founder.admit(&member).expect("it is who it says");
         }
         assert!(founder.found(Uuid::from_u128(2)).is_none(), "the others have a cluster");
+    }
+
+    #[test]
+    fn a_start_that_was_seen_in_an_earlier_life_is_not_forgotten() {
+        let (mut members, record) = formed();
+        let start = |boot: u64, history: &[u64]| {
+            let process = *history.last().expect("one start at least");
+            Hello { boot, process, history: history.to_vec(), ..hello(1) }
+        };
+        members.admit(&start(5, &[40, 50])).expect("a restart");
+        let mut later = Members::new(hello(0), Some(record)).with_starts(members.starts());
+        let refused = later.admit(&start(4, &[30, 41])).expect_err("restored from a backup");
+        assert!(matches!(refused, Refusal::OlderStart { node: 1, theirs: 4, ours: 5 }));
+        // However often it is started again.
+        for history in [[30, 41, 51, 61].as_slice(), &[51, 61]] {
+            let refused = later.admit(&start(6, history)).expect_err("the same copy");
+            assert!(matches!(refused, Refusal::OtherHistory { node: 1, theirs: 6, ours: 5 }));
+        }
+        later.admit(&start(7, &[40, 50, 60, 70])).expect("the node itself, a start was missed");
+        assert_eq!(later.starts()[1], Start { boot: 7, process: 70 });
+        later.admit(&start(500, &[1, 2])).expect("too long ago to tell");
     }
 
     #[test]

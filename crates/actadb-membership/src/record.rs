@@ -37,10 +37,26 @@ pub struct Hello {
     pub boot: u64,
     /// Drawn at each start.
     pub process: u64,
+    /// What was drawn at the last starts of this storage, up to [`HISTORY_MAX`] of them, this one
+    /// last: shows that it descends from a start that somebody saw.
+    #[serde(default)]
+    pub history: Vec<u64>,
     /// The cluster it belongs to, if it has been formed as far as this node knows.
     pub cluster: Option<Uuid>,
     /// Where clients reach it.
     pub client_address: String,
+}
+
+/// Starts that a node remembers.
+pub const HISTORY_MAX: usize = 64;
+
+/// A start of a node that another one has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which one; 0 of a node that was never seen.
+    pub boot: u64,
+    /// What it had drawn.
+    pub process: u64,
 }
 
 /// What is fixed when a cluster is born.

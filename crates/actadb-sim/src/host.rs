@@ -267,6 +267,7 @@ impl Host {
             storage: self.storage,
             boot: self.lives,
             process: self.lives,
+            history: Vec::new(),
             // A disk that was wiped knows no cluster.
             cluster: (!self.is_wiped()).then_some(CLUSTER),
             client_address: String::new(),

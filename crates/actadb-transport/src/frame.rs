@@ -66,6 +66,9 @@ pub enum FrameError {
     /// What came is not a frame.
     #[error("a frame between nodes is bad: {0}")]
     Bad(&'static str),
+    /// A frame of a kind that this version does not know.
+    #[error("a frame between nodes is of kind {0}, which is not known")]
+    Unknown(u8),
 }
 
 impl Frame {
@@ -106,12 +109,17 @@ impl Frame {
         stream.flush().await
     }
 
-    /// Reads the next one.
+    /// Reads the next one of a kind that is known: a newer node may have more to tell.
     ///
     /// # Errors
     /// See [`FrameError`]; the stream is of no use then.
     pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
-        Self::read_up_to(FRAME_MAX_BYTES, stream).await
+        loop {
+            match Self::read_up_to(FRAME_MAX_BYTES, stream).await {
+                Err(FrameError::Unknown(kind)) => tracing::debug!(kind, "a frame is passed over"),
+                read => return read,
+            }
+        }
     }
 
     /// The same, of at most so many bytes: of somebody who is not known yet.
@@ -145,7 +153,7 @@ impl Frame {
         let mut body = Bytes::from(bytes);
         let inner = body.split_to(INNER_BYTES);
         let [kind, _, low, high] = inner[..] else { return Err(FrameError::Bad("its head")) };
-        let kind = FrameKind::from_u8(kind).ok_or(FrameError::Bad("an unknown kind"))?;
+        let kind = FrameKind::from_u8(kind).ok_or(FrameError::Unknown(kind))?;
         Ok(Self { kind, group: u16::from_le_bytes([low, high]), body })
     }
 }

@@ -24,10 +24,11 @@ use crate::peers::{Network, Settings, StartError, Started, Starting};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/actadb/peer/1");
 /// How often a connection is asked whether it lives, and how long it has to answer. A lane has its
-/// beats, and a lane that is dialed again closes the connection that was dialed for it before; this
-/// closes what is left, after some seconds more.
+/// beats; this closes the connection under it, some seconds later.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_PATIENCE: Duration = Duration::from_secs(3);
+/// Connections to one node that are tried for a stream.
+const OPEN_TRIES: usize = 3;
 /// A connection without a stream is closed after this time.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -54,15 +55,14 @@ async fn start(settings: Settings) -> Result<Started, StartError> {
     swarm.listen_on(multiaddr(listen)).map_err(|error| refused(error.to_string()))?;
     let listens_on = listening(&mut swarm).await.map_err(refused)?;
 
-    let (asks, asked) = mpsc::channel(settings.peers.len().max(1));
+    let (dials, dialed) = mpsc::channel(settings.peers.len().max(1));
     let mut control = swarm.behaviour().streams.new_control();
     let incoming = control.accept(PROTOCOL).map_err(|error| refused(error.to_string()))?;
     let own = *swarm.local_peer_id();
     let incoming = incoming.map(move |(key, stream)| ready(Ok(link(own, key, stream))));
     let mut tasks = JoinSet::new();
-    tasks.spawn(run(swarm, asked));
-    let (peers, events) =
-        Mesh::start(settings, Dialer { own, control, asks, last: None }, incoming, tasks);
+    tasks.spawn(run(swarm, dialed));
+    let (peers, events) = Mesh::start(settings, Dialer { own, control, dials }, incoming, tasks);
     Ok(Started { peers, events, listens_on })
 }
 
@@ -78,26 +78,16 @@ struct LanesAndPing {
     ping: ping::Behaviour,
 }
 
-type Dialed = oneshot::Sender<Result<(PeerId, ConnectionId), String>>;
+type Dialed = oneshot::Sender<Result<PeerId, String>>;
 
-/// What the task of the swarm is asked for.
-enum Ask {
-    /// A connection.
-    Dial(Multiaddr, Dialed),
-    /// No more of it.
-    Close(ConnectionId),
-}
-
-type Asks = mpsc::Sender<Ask>;
+type Dials = mpsc::Sender<(Multiaddr, Dialed)>;
 
 /// Asks the task of the swarm to dial.
 #[derive(Clone)]
 struct Dialer {
     own: PeerId,
     control: Control,
-    asks: Asks,
-    /// The connection that was dialed last. Its lane has ended when another is dialed.
-    last: Option<ConnectionId>,
+    dials: Dials,
 }
 
 impl Dial for Dialer {
@@ -108,23 +98,33 @@ impl Dial for Dialer {
         let addresses = found.map_err(|error| format!("{address}: {error}"))?;
         let mut failure = format!("{address} has no address");
         let gone = || "the network task is gone".to_owned();
-        if let Some(last) = self.last.take() {
-            self.asks.send(Ask::Close(last)).await.map_err(|_| gone())?;
-        }
         for address in addresses {
             let (dialed, outcome) = oneshot::channel();
-            self.asks.send(Ask::Dial(multiaddr(address), dialed)).await.map_err(|_| gone())?;
+            self.dials.send((multiaddr(address), dialed)).await.map_err(|_| gone())?;
             match timeout(DIAL_PATIENCE, outcome).await {
-                Ok(Ok(Ok((key, connection)))) => {
-                    self.last = Some(connection);
-                    // It takes any connection to that node, and that may be a dead one.
-                    let opened = timeout(DIAL_PATIENCE, self.control.open_stream(key, PROTOCOL));
-                    let opened = opened.await.map_err(|_| format!("{address} opens no stream"))?;
-                    return Ok(link(self.own, key, opened.map_err(|error| error.to_string())?));
+                Ok(Ok(Ok(key))) => {
+                    let stream = self.open_stream(key).await;
+                    return stream.map(|stream| link(self.own, key, stream));
                 }
                 Ok(Ok(Err(error))) => failure = error,
                 Ok(Err(_)) => return Err(gone()),
                 Err(_elapsed) => failure = format!("{address} does not answer"),
+            }
+        }
+        Err(failure)
+    }
+}
+
+impl Dialer {
+    /// Opens a stream on any connection to a node. That may be a dead one, or one that is being
+    /// closed, when another was dialed just now: so it is tried again.
+    async fn open_stream(&mut self, key: PeerId) -> Result<Stream, String> {
+        let mut failure = String::new();
+        for _ in 0..OPEN_TRIES {
+            match timeout(DIAL_PATIENCE, self.control.open_stream(key, PROTOCOL)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = error.to_string(),
+                Err(_elapsed) => failure = "it opens no stream".into(),
             }
         }
         Err(failure)
@@ -191,30 +191,25 @@ fn words(error: &DialError) -> String {
 }
 
 /// Drives the swarm, and tells who dialed what became of it.
-async fn run(mut swarm: Swarm<LanesAndPing>, mut asks: mpsc::Receiver<Ask>) {
+async fn run(mut swarm: Swarm<LanesAndPing>, mut dials: mpsc::Receiver<(Multiaddr, Dialed)>) {
     let mut dialing: HashMap<ConnectionId, Dialed> = HashMap::new();
     loop {
         tokio::select! {
-            Some(ask) = asks.recv() => match ask {
-                Ask::Dial(address, dialed) => {
-                    // From a port of its own: two nodes that dial each other from the ports they
-                    // listen on open one connection, in which both believe to be the dialer.
-                    let options = DialOpts::unknown_peer_id().address(address);
-                    let options = options.allocate_new_port().build();
-                    let connection = options.connection_id();
-                    match swarm.dial(options) {
-                        Ok(()) => drop(dialing.insert(connection, dialed)),
-                        Err(error) => drop(dialed.send(Err(words(&error)))),
-                    }
+            Some((address, dialed)) = dials.recv() => {
+                // From a port of its own: two nodes that dial each other from the ports they
+                // listen on open one connection, in which both believe to be the dialer.
+                let options = DialOpts::unknown_peer_id().address(address);
+                let options = options.allocate_new_port().build();
+                let connection = options.connection_id();
+                match swarm.dial(options) {
+                    Ok(()) => drop(dialing.insert(connection, dialed)),
+                    Err(error) => drop(dialed.send(Err(words(&error)))),
                 }
-                Ask::Close(connection) => {
-                    let _ = swarm.close_connection(connection);
-                }
-            },
+            }
             event = swarm.select_next_some() => match event {
                 SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
                     if let Some(dialed) = dialing.remove(&connection_id)
-                        && dialed.send(Ok((peer_id, connection_id))).is_err()
+                        && dialed.send(Ok(peer_id)).is_err()
                     {
                         // Nobody waits for it any more.
                         let _ = swarm.close_connection(connection_id);

@@ -63,8 +63,8 @@ pub(crate) trait Dial: Clone + Send + 'static {
     /// Its streams.
     type Stream: Pipe;
 
-    /// Opens a stream to whoever answers at `host:port`. No address of the host may take longer
-    /// than [`DIAL_PATIENCE`].
+    /// Opens a stream to whoever answers at `host:port`. To connect to an address of the host may
+    /// take no longer than [`DIAL_PATIENCE`].
     fn dial(
         &mut self,
         address: &str,

@@ -43,6 +43,7 @@ fn hello(node: u8) -> Hello {
         storage: Uuid::from_u128(u128::from(node) + 1),
         boot: 1,
         process: 1,
+        history: Vec::new(),
         cluster: None,
         client_address: String::new(),
     }

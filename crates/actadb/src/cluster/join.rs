@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::cluster::links::{Door, Links, replica_of};
 use crate::cluster::node_files::{
-    NodeIdentity, read_identity, read_record, start_identity, write_record,
+    NodeIdentity, StartsFile, read_identity, read_record, start_identity, write_record,
 };
 use crate::cluster::options::ClusterOptions;
 use crate::error::OpenError;
@@ -86,7 +86,8 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
         )));
     }
     let new = || NodeIdentity::new(Uuid::new_v4(), cluster.network.new_identity());
-    let identity = start_identity(disk, dir, new)?;
+    let process = Uuid::new_v4().as_u64_pair().0;
+    let identity = start_identity(disk, dir, process, new)?;
     let shape = Shape {
         nodes: cluster.peers.len() as u8,
         partitions: options.partitions,
@@ -113,12 +114,15 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
         shape,
         storage: identity.storage,
         boot: identity.boot,
-        process: Uuid::new_v4().as_u64_pair().0,
+        process,
+        history: identity.history,
         cluster: None,
         client_address: cluster.client_address.clone(),
     };
     let known = record.is_some();
-    let door = Arc::new(Door::new(Members::new(hello, record)));
+    let starts = StartsFile::new(options.disk.clone(), dir);
+    let members = Members::new(hello, record).with_starts(&starts.read()?);
+    let door = Arc::new(Door::new(members, starts));
     let settings = Settings {
         identity: identity.key,
         node: cluster.node,

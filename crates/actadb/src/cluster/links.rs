@@ -15,19 +15,21 @@ use actadb_transport::frame::{Frame, FrameKind};
 use actadb_transport::peers::{Admission, PeerTransport};
 use tokio::sync::{Notify, oneshot};
 
+use crate::cluster::node_files::StartsFile;
 use crate::cluster::wire::{AppendRequest, AppendResponse};
 
 /// The members, where the network asks who is let in.
 #[derive(Debug)]
 pub(crate) struct Door {
     members: Mutex<Members>,
+    starts: StartsFile,
     /// Somebody was let in, or the cluster was formed.
     pub(crate) moved: Notify,
 }
 
 impl Door {
-    pub(crate) fn new(members: Members) -> Self {
-        Self { members: Mutex::new(members), moved: Notify::new() }
+    pub(crate) fn new(members: Members, starts: StartsFile) -> Self {
+        Self { members: Mutex::new(members), starts, moved: Notify::new() }
     }
 
     pub(crate) fn members(&self) -> MutexGuard<'_, Members> {
@@ -47,7 +49,14 @@ impl Admission for Door {
         if let Some(record) = record {
             members.formed(record.clone()).map_err(|refusal| refusal.to_string())?;
         }
+        let before = members.starts().to_vec();
         members.admit(hello).map_err(|refusal| refusal.to_string())?;
+        if members.starts() != before
+            && let Err(error) = self.starts.write(members.starts())
+        {
+            // This process remembers it; a full disk must keep no majority from meeting.
+            tracing::warn!(node = hello.node, %error, "the start of a node is not written down");
+        }
         self.moved.notify_one();
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Two small files beside the data: who this node is, and what its cluster fixed at its birth.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use actadb_disk::disk::Disk;
-use actadb_membership::record::Record;
+use actadb_membership::record::{HISTORY_MAX, Record, Start};
 use actadb_store::meta::lock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,14 +19,19 @@ const IDENTITY_VERSION: u16 = 1;
 /// Who a node is. Lost with its disk, and never made again for the same node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct NodeIdentity {
+    #[serde(default)]
     version: u16,
     /// Names its storage.
     pub(crate) storage: Uuid,
     /// Raised at each start.
     pub(crate) boot: u64,
+    /// What was drawn at the last starts, this one last.
+    #[serde(default)]
+    pub(crate) history: Vec<u64>,
     /// Its key in the network.
     pub(crate) key: Vec<u8>,
     /// Whether its data was made: if it is gone, it was lost.
+    #[serde(default)]
     pub(crate) created: bool,
     /// What this version does not know; it is written again as it was.
     #[serde(flatten)]
@@ -36,7 +42,7 @@ impl NodeIdentity {
     /// That of a node which was never started.
     pub(crate) fn new(storage: Uuid, key: Vec<u8>) -> Self {
         let (version, unknown) = (IDENTITY_VERSION, Map::new());
-        Self { version, storage, boot: 0, key, created: false, unknown }
+        Self { version, storage, boot: 0, history: Vec::new(), key, created: false, unknown }
     }
 }
 
@@ -77,18 +83,23 @@ pub(crate) fn note_created(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError>
     }
 }
 
-/// Reads the identity, or makes one, and counts this start: not while another process has the
-/// directory.
+/// Reads the identity, or makes one, and counts this start, which has drawn `process`: not while
+/// another process has the directory.
 pub(crate) fn start_identity(
     disk: &dyn Disk,
     dir: &Path,
+    process: u64,
     new: impl FnOnce() -> NodeIdentity,
 ) -> Result<NodeIdentity, OpenError> {
     disk.create_dir_all(dir).map_err(|error| failed("create", dir, &error))?;
     let _lock = lock(disk, dir)?;
     let path = identity_path(dir);
     let mut identity = read_identity(disk, dir)?.unwrap_or_else(new);
+    identity.version = IDENTITY_VERSION;
     identity.boot += 1;
+    identity.history.push(process);
+    let forgotten = identity.history.len().saturating_sub(HISTORY_MAX);
+    identity.history.drain(..forgotten);
     write(disk, &path, &identity)?;
     Ok(identity)
 }
@@ -99,6 +110,28 @@ pub(crate) fn read_record(disk: &dyn Disk, dir: &Path) -> Result<Option<Record>,
 
 pub(crate) fn write_record(disk: &dyn Disk, dir: &Path, record: &Record) -> Result<(), OpenError> {
     write(disk, &record_path(dir), record)
+}
+
+/// The starts of other nodes that were seen, by number: see [`Members::starts`]
+/// (actadb_membership::members::Members::starts). One process writes it, one write at a time.
+#[derive(Debug)]
+pub(crate) struct StartsFile {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl StartsFile {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk, path: dir.join("starts.json") }
+    }
+
+    pub(crate) fn read(&self) -> Result<Vec<Start>, OpenError> {
+        Ok(read(&*self.disk, &self.path)?.unwrap_or_default())
+    }
+
+    pub(crate) fn write(&self, starts: &[Start]) -> Result<(), OpenError> {
+        write(&*self.disk, &self.path, &starts)
+    }
 }
 
 fn failed(what: &str, path: &Path, error: &dyn std::fmt::Display) -> OpenError {
@@ -146,13 +179,13 @@ mod tests {
     fn an_identity_is_made_once_and_counts_its_starts() {
         let (disk, dir) = (SimDisk::new(), Path::new("/db"));
         let new = || NodeIdentity::new(Uuid::from_u128(7), vec![1, 2]);
-        assert_eq!(start_identity(&disk, dir, new).expect("made").boot, 1);
+        assert_eq!(start_identity(&disk, dir, 1, new).expect("made").boot, 1);
         let other = || NodeIdentity::new(Uuid::from_u128(8), vec![3]);
-        let again = start_identity(&disk, dir, other).expect("read");
+        let again = start_identity(&disk, dir, 1, other).expect("read");
         assert_eq!((again.boot, again.storage), (2, Uuid::from_u128(7)));
 
         let lock = lock(&disk, dir).expect("free");
-        assert!(start_identity(&disk, dir, other).is_err(), "another process has it");
+        assert!(start_identity(&disk, dir, 1, other).is_err(), "another process has it");
         drop(lock);
         let text = |change: &str| {
             disk.damage(&identity_path(dir), |bytes| {
@@ -162,14 +195,14 @@ mod tests {
             disk.contents(&identity_path(dir)).expect("there")
         };
         text("\"zone\": \"b\", \"version\": 1");
-        assert_eq!(start_identity(&disk, dir, other).expect("read").boot, 3);
+        assert_eq!(start_identity(&disk, dir, 1, other).expect("read").boot, 3);
         note_created(&disk, dir).expect("written");
         let kept = text("\"version\": 2");
         assert!(String::from_utf8_lossy(&kept).contains("\"zone\": \"b\""), "it is kept");
-        let refused = start_identity(&disk, dir, other).expect_err("newer");
+        let refused = start_identity(&disk, dir, 1, other).expect_err("newer");
         assert!(refused.to_string().contains("version 2"), "{refused}");
         assert_eq!(disk.contents(&identity_path(dir)), Some(kept), "it is as it was");
         disk.damage(&identity_path(dir), |bytes| bytes[0] = b'x');
-        assert!(start_identity(&disk, dir, other).is_err(), "damage is not a new node");
+        assert!(start_identity(&disk, dir, 1, other).is_err(), "damage is not a new node");
     }
 }

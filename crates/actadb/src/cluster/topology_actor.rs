@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actadb_membership::balance::hand_over;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, Interval};
 use crate::cluster::links::{Links, node_of, replica_of};
 use crate::cluster::wire::{AppendRequest, AppendResponse};
 use crate::door::PartitionDoor;
+use crate::executor::Executor;
 use crate::status::BucketBoard;
 
 /// What a bucket hears from the other nodes.
@@ -49,8 +51,10 @@ pub(crate) struct TopologyActor {
     pub(crate) balance: Interval,
     /// Events that were committed in each bucket at the last report, and when that was.
     pub(crate) counted: (Instant, Vec<u64>),
-    /// Where the data lies.
+    /// How much space there is, and who asks.
+    pub(crate) free: Arc<FreeSpace>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) executor: Executor,
     /// The lead that was handed over last, to keep leads even.
     pub(crate) handed: Option<(usize, u8)>,
     /// Nodes that did not keep a lead, their disks being full perhaps: they get none until then.
@@ -60,6 +64,23 @@ pub(crate) struct TopologyActor {
     pub(crate) append_timeout: Duration,
     /// Appends of other nodes that are under way here.
     pub(crate) forwarded: JoinSet<()>,
+}
+
+/// Free space that is not known.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Space on the disk, as it was found last.
+#[derive(Debug)]
+pub(crate) struct FreeSpace {
+    bytes: AtomicU64,
+    /// A job is under way that asks.
+    asked: AtomicBool,
+}
+
+impl Default for FreeSpace {
+    fn default() -> Self {
+        Self { bytes: AtomicU64::new(UNKNOWN), asked: AtomicBool::new(false) }
+    }
 }
 
 /// How often the leads are looked at, and reports are sent.
@@ -83,7 +104,7 @@ impl TopologyActor {
         let stuck = self.boards.iter().filter(|b| b.no_room() || b.closed().is_some());
         let report = Report {
             events_per_second: (new as f64 / seconds) as u64,
-            free_bytes: self.directory.disk().free_bytes(self.directory.root()).ok(),
+            free_bytes: self.free_bytes(),
             stuck_buckets: stuck.map(|board| board.bucket.0).collect(),
         };
         if let Ok(body) = serde_json::to_vec(&report) {
@@ -94,6 +115,23 @@ impl TopologyActor {
             }
         }
         self.links.reported(self.links.node, report);
+    }
+
+    /// What was found last: a disk that hangs must not keep this actor from hearing.
+    fn free_bytes(&self) -> Option<u64> {
+        let (free, directory) = (self.free.clone(), self.directory.clone());
+        if !free.asked.swap(true, Ordering::Relaxed) {
+            let asks = free.clone();
+            let submitted = self.executor.submit(move || {
+                let found = directory.disk().free_bytes(directory.root());
+                asks.bytes.store(found.unwrap_or(UNKNOWN), Ordering::Relaxed);
+                asks.asked.store(false, Ordering::Relaxed);
+            });
+            if !submitted {
+                free.asked.store(false, Ordering::Relaxed);
+            }
+        }
+        Some(free.bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != UNKNOWN)
     }
 
     fn balance(&mut self) {
