@@ -1,4 +1,4 @@
-//! What nodes tell of themselves, and what is fixed when a cluster is born. Both are JSON on the
+//! What nodes tell of themselves, and what is fixed when a cluster is born. All are JSON on the
 //! wire and on disk: fields may be added, and are ignored by who does not know them.
 
 use serde::{Deserialize, Serialize};

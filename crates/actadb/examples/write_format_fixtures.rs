@@ -89,8 +89,11 @@ async fn cluster(place: &Path) -> Result<(), Box<dyn std::error::Error>> {
         for n in life * half..(life + 1) * half {
             content::append(&nodes[n as usize % NODES], n).await;
         }
+        // All of them before any is gone: each asks a majority.
+        for node in &nodes {
+            content::holds(node, (life + 1) * half).await;
+        }
         for node in nodes {
-            content::holds(&node, (life + 1) * half).await;
             node.close().await;
         }
     }

@@ -1,4 +1,5 @@
-//! Two small files beside the data: who this node is, and what its cluster fixed at its birth.
+//! Three small files beside the data: who this node is, what its cluster fixed at its birth, and
+//! which starts of the other nodes it has seen.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -70,6 +70,8 @@ pub(crate) async fn append(database: &Database, n: u64) -> Appended {
 async fn everything(database: &Database) -> BTreeMap<(PartitionId, u64), Event> {
     let mut events = BTreeMap::new();
     for partition in (0..PARTITIONS).map(PartitionId) {
+        // All that any node has acknowledged, once there is a leader to ask.
+        while database.read_index(partition).await.is_err() {}
         let mut next = 0;
         loop {
             let read = ReadPartition::all(partition).from(next).count(500);
