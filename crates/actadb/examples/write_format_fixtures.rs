@@ -8,10 +8,8 @@ mod hex;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use actadb::cluster::options::{ClusterOptions, Libp2p, Secret};
 use actadb::database::Database;
 use actadb::options::Options;
 
@@ -72,14 +70,7 @@ async fn cluster(place: &Path) -> Result<(), Box<dyn std::error::Error>> {
     }
     for life in 0..2 {
         let open = |node: usize| {
-            let cluster = ClusterOptions {
-                node: node as u8,
-                peers: addresses.iter().map(ToString::to_string).collect(),
-                listen: addresses[node],
-                secret: Secret::new(b"a secret of the tests").expect("long enough"),
-                client_address: String::new(),
-                network: Arc::new(Libp2p),
-            };
+            let cluster = content::cluster(node, &addresses);
             let dir = place.join(format!("node-{node}"));
             Database::open_with(Options { cluster: Some(cluster), ..content::options(&dir, 1) })
         };

@@ -1,7 +1,7 @@
 //! What the rest of the crate knows of the other nodes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actadb_membership::members::Members;
@@ -17,19 +17,41 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::cluster::node_files::StartsFile;
 use crate::cluster::wire::{AppendRequest, AppendResponse};
+use crate::executor::Executor;
 
 /// The members, where the network asks who is let in.
 #[derive(Debug)]
 pub(crate) struct Door {
     members: Mutex<Members>,
-    starts: StartsFile,
+    starts: Arc<StartsFile>,
+    /// Starts were seen that are not written down yet.
+    unsaved: AtomicBool,
     /// Somebody was let in, or the cluster was formed.
     pub(crate) moved: Notify,
 }
 
 impl Door {
     pub(crate) fn new(members: Members, starts: StartsFile) -> Self {
-        Self { members: Mutex::new(members), starts, moved: Notify::new() }
+        let (starts, unsaved) = (Arc::new(starts), AtomicBool::new(false));
+        Self { members: Mutex::new(members), starts, unsaved, moved: Notify::new() }
+    }
+
+    /// Writes down the starts that were seen since the last time, in a job: a disk that hangs must
+    /// keep nobody from being let in.
+    pub(crate) fn save_starts(&self, executor: &Executor) {
+        if !self.unsaved.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let (file, starts) = (self.starts.clone(), self.members().starts().to_vec());
+        let submitted = executor.submit(move || {
+            // This process remembers them; a full disk must keep no majority from meeting.
+            if let Err(error) = file.write(&starts) {
+                tracing::warn!(%error, "starts of other nodes are not written down");
+            }
+        });
+        if !submitted {
+            self.unsaved.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn members(&self) -> MutexGuard<'_, Members> {
@@ -51,11 +73,8 @@ impl Admission for Door {
         }
         let before = members.starts().to_vec();
         members.admit(hello).map_err(|refusal| refusal.to_string())?;
-        if members.starts() != before
-            && let Err(error) = self.starts.write(members.starts())
-        {
-            // This process remembers it; a full disk must keep no majority from meeting.
-            tracing::warn!(node = hello.node, %error, "the start of a node is not written down");
+        if members.starts() != before {
+            self.unsaved.store(true, Ordering::Relaxed);
         }
         self.moved.notify_one();
         Ok(())

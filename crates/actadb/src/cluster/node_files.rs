@@ -2,7 +2,7 @@
 //! which starts of the other nodes it has seen.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actadb_disk::disk::Disk;
 use actadb_membership::record::{HISTORY_MAX, Record, Start};
@@ -119,11 +119,12 @@ pub(crate) fn write_record(disk: &dyn Disk, dir: &Path, record: &Record) -> Resu
 pub(crate) struct StartsFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    one: Mutex<()>,
 }
 
 impl StartsFile {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        Self { disk, path: dir.join("starts.json") }
+        Self { disk, path: dir.join("starts.json"), one: Mutex::new(()) }
     }
 
     pub(crate) fn read(&self) -> Result<Vec<Start>, OpenError> {
@@ -131,6 +132,7 @@ impl StartsFile {
     }
 
     pub(crate) fn write(&self, starts: &[Start]) -> Result<(), OpenError> {
+        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
         write(&*self.disk, &self.path, &starts)
     }
 }

@@ -250,6 +250,7 @@ impl Actor for TopologyActor {
                 },
                 Some(_ended) = self.forwarded.join_next() => {}
                 _ = self.balance.tick() => {
+                    self.links.door.save_starts(&self.executor);
                     self.report();
                     self.balance();
                 }

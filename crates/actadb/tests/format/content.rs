@@ -1,7 +1,10 @@
 //! What is in the kept directories: the same whoever writes or reads them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
+use actadb::cluster::options::{ClusterOptions, Libp2p, Secret};
 use actadb::database::Database;
 use actadb::model::event::Event;
 use actadb::model::ids::{PartitionId, PartitionKey, with_hash16};
@@ -24,6 +27,18 @@ pub(crate) fn options(dir: &std::path::Path, buckets: u16) -> Options {
         segment_bytes: 1 << 20,
         max_transaction_bytes: 64 << 10,
         ..Options::new(dir)
+    }
+}
+
+/// A node of three at these addresses.
+pub(crate) fn cluster(node: usize, addresses: &[SocketAddr]) -> ClusterOptions {
+    ClusterOptions {
+        node: node as u8,
+        peers: addresses.iter().map(ToString::to_string).collect(),
+        listen: addresses[node],
+        secret: Secret::new(b"a secret of the tests").expect("long enough"),
+        client_address: String::new(),
+        network: Arc::new(Libp2p),
     }
 }
 

@@ -9,16 +9,14 @@ mod hex;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use actadb::cluster::options::{ClusterOptions, Libp2p, Secret};
 use actadb::database::Database;
 use actadb::options::Options;
 use actadb::tools::{self, BucketReport};
 use tokio::time::timeout;
 
-use content::{append, holds, options};
+use content::{append, cluster, holds, options};
 
 const LONG: Duration = Duration::from_secs(60);
 const ALONE: &str = include_str!("../data/format-1/alone.hex");
@@ -94,14 +92,7 @@ async fn three_nodes_of_a_cluster() {
         assert!(is_sound(&place(node)).indexes > 0);
     }
     let open = |node: usize| {
-        let cluster = ClusterOptions {
-            node: node as u8,
-            peers: addresses.iter().map(ToString::to_string).collect(),
-            listen: addresses[node],
-            secret: Secret::new(b"a secret of the tests").expect("long enough"),
-            client_address: String::new(),
-            network: Arc::new(Libp2p),
-        };
+        let cluster = cluster(node, &addresses);
         let options = Options { cluster: Some(cluster), ..options(&place(node), 1) };
         async {
             timeout(LONG, Database::open_with(options)).await.expect("in time").expect("opens")
