@@ -8,7 +8,11 @@ pub(super) const BLOCK: usize = 4096;
 pub(super) const META: usize = 52;
 pub(super) const SEGMENT_HEADER: usize = 60;
 pub(super) const SLOT: usize = 224;
-const FRAME_HEADER: usize = 40;
+pub(super) const FRAME_HEADER: usize = 40;
+/// Bytes of the head of a batch, behind which there are only records.
+const BATCH_HEAD: usize = 16;
+/// The kind of a frame that holds a batch; others hold no records.
+const BATCH: u8 = 1;
 
 /// CRC-32C, continued from another.
 pub(super) fn crc32c(bytes: &[u8], before: u32) -> u32 {
@@ -22,6 +26,15 @@ pub(super) fn crc32c(bytes: &[u8], before: u32) -> u32 {
 pub(super) struct Frame {
     pub(super) at: usize,
     pub(super) bytes: usize,
+    is_batch: bool,
+}
+
+impl Frame {
+    /// Where the records of a batch begin, and their bytes; a frame of another kind has none.
+    pub(super) fn records(&self) -> Option<(usize, usize)> {
+        let heads = FRAME_HEADER + BATCH_HEAD;
+        self.is_batch.then(|| (self.at + heads, self.bytes - heads))
+    }
 }
 
 /// The frames of a segment's file.
@@ -29,7 +42,7 @@ pub(super) fn frames(segment: &[u8]) -> Vec<Frame> {
     let (mut frames, mut at) = (Vec::new(), BLOCK);
     while segment.get(at..at + 4) == Some(b"AFRM") {
         let bytes = FRAME_HEADER + u32_at(segment, at + 8) as usize;
-        frames.push(Frame { at, bytes });
+        frames.push(Frame { at, bytes, is_batch: segment[at + 5] == BATCH });
         at += bytes.next_multiple_of(8);
     }
     frames

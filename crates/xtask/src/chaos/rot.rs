@@ -72,9 +72,10 @@ fn segments(
     cases.push(flip(grounds, dice, bucket, sealed, header, Expect::Told)?);
     let all = frames(grounds.file(sealed)?);
     let frame = all[dice.below(all.len())];
-    cases.push(flip(grounds, dice, bucket, sealed, (frame.at, 40), Expect::Told)?);
-    // Behind the head of the batch there are only records.
-    let records = (frame.at + 56, frame.bytes - 56);
+    let frame_header = (frame.at, layout::FRAME_HEADER);
+    cases.push(flip(grounds, dice, bucket, sealed, frame_header, Expect::Told)?);
+    let batches: Vec<_> = all.iter().filter_map(|frame| frame.records()).collect();
+    let records = batches[dice.below(batches.len())];
     let mut case = flip(grounds, dice, bucket, sealed, records, Expect::Refused)?;
     case.what += " (a record)";
     cases.push(case);
@@ -115,16 +116,21 @@ fn indexes(
 ) -> Result<(), String> {
     let (names, _) = grounds.segments(bucket);
     let full = names.len() - 1;
-    // The header and the lanes are read at a start, which then builds it anew.
-    for block in [0, 1] {
+    // Header, lanes and terms, each one block here, are read at a start, which then builds it anew.
+    for section in ["header", "lanes", "terms"] {
         let index = names[dice.below(full)].with_extension("index");
-        let mut case = flip(grounds, dice, bucket, index, (block * BLOCK, BLOCK), Expect::Served)?;
-        case.what += if block == 0 { " (header)" } else { " (lanes)" };
+        let at = match section {
+            "header" => 0,
+            "lanes" => BLOCK,
+            _ => grounds.file(&index)?.len() - BLOCK,
+        };
+        let mut case = flip(grounds, dice, bucket, index, (at, BLOCK), Expect::Served)?;
+        case.what += &format!(" ({section})");
         cases.push(case);
     }
     for _ in 0..3 {
         let index = names[dice.below(full)].with_extension("index");
-        let rest = grounds.file(&index)?.len() - 2 * BLOCK;
+        let rest = grounds.file(&index)?.len() - 3 * BLOCK;
         cases.push(flip(grounds, dice, bucket, index, (2 * BLOCK, rest), Expect::Refused)?);
     }
     Ok(())
