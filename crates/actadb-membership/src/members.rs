@@ -192,14 +192,6 @@ impl Members {
                 return Err(Refusal::OtherStorage { node, theirs, ours: known });
             }
         }
-        let seen = self.starts.get(usize::from(node)).copied().unwrap_or_default();
-        let Some(since) = hello.boot.checked_sub(seen.boot) else {
-            return Err(Refusal::OlderStart { node, theirs: hello.boot, ours: seen.boot });
-        };
-        let then = hello.history.iter().rev().nth(usize::try_from(since).unwrap_or(usize::MAX));
-        if since > 0 && seen.boot > 0 && then.is_some_and(|process| *process != seen.process) {
-            return Err(Refusal::OtherHistory { node, theirs: hello.boot, ours: seen.boot });
-        }
         if let Some(before) = self.seen.get(&node) {
             let (theirs, ours) = (hello.boot, before.boot);
             if before.storage == hello.storage && theirs < ours {
@@ -209,6 +201,18 @@ impl Members {
             if same_start && before.process != hello.process {
                 return Err(Refusal::TwoProcesses { node });
             }
+        }
+        let seen = self.starts.get(usize::from(node)).copied().unwrap_or_default();
+        let Some(since) = hello.boot.checked_sub(seen.boot) else {
+            return Err(Refusal::OlderStart { node, theirs: hello.boot, ours: seen.boot });
+        };
+        // What the node was at the start that was seen: it must have been the same process.
+        let then = match usize::try_from(since).unwrap_or(usize::MAX) {
+            0 => Some(hello.process),
+            since => hello.history.iter().rev().nth(since).copied(),
+        };
+        if seen.boot > 0 && then.is_some_and(|process| process != seen.process) {
+            return Err(Refusal::OtherHistory { node, theirs: hello.boot, ours: seen.boot });
         }
         self.seen.insert(node, hello.clone());
         // Before the cluster is formed a node may still become another one.
@@ -340,11 +344,17 @@ mod tests {
         let mut later = Members::new(hello(0), Some(record)).with_starts(members.starts());
         let refused = later.admit(&start(4, &[30, 41])).expect_err("restored from a backup");
         assert!(matches!(refused, Refusal::OlderStart { node: 1, theirs: 4, ours: 5 }));
-        // However often it is started again.
-        for history in [[30, 41, 51, 61].as_slice(), &[51, 61]] {
-            let refused = later.admit(&start(6, history)).expect_err("the same copy");
-            assert!(matches!(refused, Refusal::OtherHistory { node: 1, theirs: 6, ours: 5 }));
+        // However often it is started again; the first of these starts has the number that was seen.
+        for (boot, history) in
+            [(5, [30, 41, 51].as_slice()), (6, &[30, 41, 51, 61]), (6, &[51, 61])]
+        {
+            let refused = later.admit(&start(boot, history)).expect_err("the same copy");
+            let Refusal::OtherHistory { node: 1, theirs, ours: 5 } = refused else {
+                panic!("{refused}")
+            };
+            assert_eq!(theirs, boot);
         }
+        later.admit(&start(5, &[40, 50])).expect("the process that was seen");
         later.admit(&start(7, &[40, 50, 60, 70])).expect("the node itself, a start was missed");
         assert_eq!(later.starts()[1], Start { boot: 7, process: 70 });
         later.admit(&start(500, &[1, 2])).expect("too long ago to tell");
