@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use actadb_membership::record::{Hello, PROTOCOL_VERSION, Record, Shape};
 use actadb_transport::frame::{Frame, FrameKind};
 use actadb_transport::handshake::Secret;
+use actadb_transport::lane::LaneKind;
 use actadb_transport::libp2p_peers::Libp2p;
 use actadb_transport::peers::{Admission, Network, PeerEvent, Settings, Started};
 use actadb_transport::sockets::SystemSockets;
@@ -102,7 +103,7 @@ async fn round_trip(network: &dyn Network) -> f64 {
     let echo = tokio::spawn(async move {
         for _ in 0..ROUND_TRIPS {
             let frame = next_frame(&mut second).await;
-            assert!(second.peers.send(0, frame), "there is a place");
+            assert!(second.peers.send(0, LaneKind::Entries, frame), "there is a place");
         }
         second
     });
@@ -110,7 +111,7 @@ async fn round_trip(network: &dyn Network) -> f64 {
     let mut times = Vec::new();
     for _ in 0..ROUND_TRIPS {
         let began = Instant::now();
-        assert!(first.peers.send(1, frame.clone()), "there is a place");
+        assert!(first.peers.send(1, LaneKind::Entries, frame.clone()), "there is a place");
         next_frame(&mut first).await;
         times.push(began.elapsed().as_secs_f64() * 1e6);
     }
@@ -129,7 +130,7 @@ async fn round(network: &dyn Network, frame_bytes: usize) -> (f64, f64) {
     let peers = first.peers.clone();
     let sender = tokio::spawn(async move {
         for _ in 0..count {
-            while !peers.send(1, frame.clone()) {
+            while !peers.send(1, LaneKind::Entries, frame.clone()) {
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
         }

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actadb::cluster::options::{ClusterOptions, Libp2p, SECRET_MIN_BYTES, Secret};
+use actadb::cluster::options::{
+    CATCH_UP_BYTES_PER_SECOND_DEFAULT, ClusterOptions, Libp2p, SECRET_MIN_BYTES, Secret,
+};
 use actadb::model::limits;
 use actadb::options::{
     BUCKETS_DEFAULT, Execution, FsyncMode, Options, SCRUB_BYTES_PER_SECOND_DEFAULT,
@@ -64,6 +66,8 @@ pub struct Cluster {
     pub listen_address: String,
     /// The file with the secret that every node of the cluster knows.
     pub secret_file: PathBuf,
+    /// Bytes a second that this node reads for nodes that are behind; 0: as many as it can.
+    pub catch_up_bytes_per_second: u64,
 }
 
 impl Cluster {
@@ -278,6 +282,7 @@ impl Default for Settings {
                 peers: String::new(),
                 listen_address: String::new(),
                 secret_file: PathBuf::new(),
+                catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND_DEFAULT,
             },
         }
     }
@@ -337,6 +342,7 @@ impl Settings {
             listen: self.cluster.listen().map_err(|what| format!("cluster.{what}"))?,
             secret,
             client_address: self.network.client_address.clone(),
+            catch_up_bytes_per_second: self.cluster.catch_up_bytes_per_second,
             network: Arc::new(Libp2p),
         }))
     }

@@ -165,15 +165,18 @@ impl World {
     pub(crate) fn fetch_entries(&mut self, host: u8, first: u64, end: u64) {
         let Some(life) = self.life(host) else { return };
         let read = life.entries.read(first, end, PEER_MESSAGE_BYTES);
-        let entries = match read {
-            Ok(entries) => entries,
+        let input = match read {
+            Ok(entries) => WriterInput::Fetched { first, entries },
             Err(error) => {
                 self.may_fail(host, Some(&error.to_string()));
-                Vec::new()
+                let again = WriterInput::Fetched { first, entries: Vec::new() };
+                error.closes().map_or(again, WriterInput::Close)
             }
         };
-        self.note(format_args!("entries {first} to {end} are read: {}", entries.len()));
-        self.post_fetched(host, WriterInput::Fetched { first, entries });
+        if let WriterInput::Fetched { entries, .. } = &input {
+            self.note(format_args!("entries {first} to {end} are read: {}", entries.len()));
+        }
+        self.post_fetched(host, input);
     }
 
     /// Whether one host leads and all hold what it holds.

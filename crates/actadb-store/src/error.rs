@@ -1,7 +1,9 @@
 //! Why the store could not open or read.
 
+use actadb_disk::disk::is_no_room;
 pub use actadb_index::error::IndexError;
 use actadb_log::error::{Damage, LogError};
+use actadb_model::outcome::ClosedReason;
 
 /// Why a database directory could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +63,7 @@ impl OpenError {
     pub fn is_no_room(&self) -> bool {
         match self {
             Self::Log(error) => error.is_no_room(),
-            Self::Index(IndexError::Io { source, .. }) => actadb_disk::disk::is_no_room(source),
+            Self::Index(IndexError::Io { source, .. }) => is_no_room(source),
             _ => false,
         }
     }
@@ -114,6 +116,24 @@ impl ReadError {
                 source.kind() == std::io::ErrorKind::WouldBlock
             }
             _ => false,
+        }
+    }
+
+    /// Why a bucket that cannot read what it has committed must close: what others hold it can
+    /// neither lead nor vouch for. `None` when the process lacked something and the next read may
+    /// go well.
+    #[must_use]
+    pub fn closes(&self) -> Option<ClosedReason> {
+        use std::io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+        let what = self.to_string();
+        match self {
+            Self::Log(LogError::Io { source, .. }) | Self::Index(IndexError::Io { source, .. }) => {
+                let passes = matches!(source.kind(), Interrupted | OutOfMemory | WouldBlock)
+                    || is_no_room(source);
+                (!passes).then_some(ClosedReason::DiskFailed(what))
+            }
+            Self::TooManyOwners { .. } => None,
+            _ => Some(ClosedReason::Corrupt(what)),
         }
     }
 }

@@ -8,6 +8,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::frame::{FRAME_MAX_BYTES, Frame};
 
+/// A node has two lanes to each other one: whoever must say that it leads still cannot wait until
+/// sixteen megabytes of entries are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneKind {
+    /// Entries of the log, and appends that are forwarded: in order, and large.
+    Entries,
+    /// Everything else: heartbeats, votes, answers.
+    Control,
+}
+
 /// A frame that waits, with the place it takes.
 #[derive(Debug)]
 pub struct Waiting {
@@ -34,6 +44,12 @@ pub fn lane() -> (LaneSender, LaneReceiver) {
 }
 
 impl LaneSender {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.available_permits() == LANE_BYTES
+    }
+
     /// Puts a frame in; answers whether there was a place for it. One that is larger than the lane
     /// takes all of it.
     #[must_use]
@@ -64,7 +80,9 @@ mod tests {
             group: 0,
             body: Bytes::from(vec![0; bytes]),
         };
+        assert!(sender.is_empty());
         assert!(sender.try_send(frame(LANE_BYTES / 2)));
+        assert!(!sender.is_empty());
         assert!(sender.try_send(frame(LANE_BYTES / 4)));
         assert!(!sender.try_send(frame(LANE_BYTES / 2)));
         drop(receiver.try_recv().expect("the first"));

@@ -1,8 +1,8 @@
 //! Messages between nodes.
 //!
-//! Nodes find each other by static addresses. Each node opens one [lane](lane) to every other one,
-//! a long-lived stream that begins with a [handshake](handshake) and then carries [frames](frame)
-//! one way. A lane is bounded in bytes; what finds no place is dropped, and the sender is told.
+//! Nodes find each other by static addresses. Each node opens two [lanes](lane) to every other one,
+//! long-lived streams that begin with a [handshake](handshake) and then carry [frames](frame) one
+//! way: one for entries, and one for what must not wait behind them. A lane is bounded in bytes; what finds no place is dropped, and the sender is told.
 //! Nothing is repeated here: consensus repeats what matters, and everything else has a deadline.
 //!
 //! The lanes are those of the `mesh`, whatever carries them: libp2p for servers (the feature

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use crate::frame::{Frame, FrameKind};
 use crate::handshake::{Answer, Introduction, Secret};
-use crate::lane::{LaneReceiver, LaneSender, lane};
+use crate::lane::{LaneKind, LaneReceiver, LaneSender, lane};
 use crate::patient::Patient;
 use crate::peers::{Admission, PeerEvent, PeerTransport, Settings};
 
@@ -80,16 +80,22 @@ pub(crate) struct Mesh {
 }
 
 impl PeerTransport for Mesh {
-    fn send(&self, node: u8, frame: Frame) -> bool {
-        self.lanes.of(node, |lane| lane.is_some_and(|lane| lane.sender.try_send(frame)))
+    fn send(&self, node: u8, lane: LaneKind, frame: Frame) -> bool {
+        self.lanes.of(node, |open| open.is_some_and(|open| open.sender(lane).try_send(frame)))
+    }
+
+    fn is_idle(&self) -> bool {
+        let empty = |open: &Open| open.entries.is_empty() && open.control.is_empty();
+        (0..self.lanes.0.len())
+            .all(|node| self.lanes.of(node as u8, |open| open.is_none_or(|open| empty(open))))
     }
 
     fn is_connected(&self, node: u8) -> bool {
-        self.lanes.of(node, |lane| lane.is_some())
+        self.lanes.of(node, |open| open.is_some())
     }
 
     fn clock_ahead_ms(&self, node: u8) -> Option<i64> {
-        self.lanes.of(node, |lane| lane?.clock_ahead_ms())
+        self.lanes.of(node, |open| open?.clock_ahead_ms())
     }
 }
 
@@ -131,15 +137,23 @@ impl Mesh {
 /// Beats that are compared to know another clock.
 const CLOCKS: usize = 5;
 
-/// A lane that is open.
+/// The lanes to one node, open.
 #[derive(Debug)]
-struct Lane {
-    sender: LaneSender,
+struct Open {
+    entries: LaneSender,
+    control: LaneSender,
     /// How far the other clock was ahead at the last beats, in milliseconds.
     clocks_ahead_ms: VecDeque<i64>,
 }
 
-impl Lane {
+impl Open {
+    fn sender(&self, lane: LaneKind) -> &LaneSender {
+        match lane {
+            LaneKind::Entries => &self.entries,
+            LaneKind::Control => &self.control,
+        }
+    }
+
     /// A beat that was on its way for long makes the other clock seem behind, and none makes it
     /// seem ahead: the highest of some is nearest.
     fn clock_ahead_ms(&self) -> Option<i64> {
@@ -149,10 +163,10 @@ impl Lane {
 
 /// The lanes that are open, by number of the node.
 #[derive(Debug)]
-struct Lanes(Vec<Mutex<Option<Lane>>>);
+struct Lanes(Vec<Mutex<Option<Open>>>);
 
 impl Lanes {
-    fn of<T>(&self, node: u8, look: impl FnOnce(Option<&mut Lane>) -> T) -> T {
+    fn of<T>(&self, node: u8, look: impl FnOnce(Option<&mut Open>) -> T) -> T {
         let Some(slot) = self.0.get(usize::from(node)) else { return look(None) };
         look(slot.lock().unwrap_or_else(PoisonError::into_inner).as_mut())
     }
@@ -160,17 +174,17 @@ impl Lanes {
     /// A node says what its clock shows.
     fn heard(&self, node: u8, clock: i64) {
         let ahead = clock.saturating_sub(clock_ms());
-        self.of(node, |lane| {
-            if let Some(lane) = lane {
-                lane.clocks_ahead_ms.truncate(CLOCKS - 1);
-                lane.clocks_ahead_ms.push_front(ahead);
+        self.of(node, |open| {
+            if let Some(open) = open {
+                open.clocks_ahead_ms.truncate(CLOCKS - 1);
+                open.clocks_ahead_ms.push_front(ahead);
             }
         });
     }
 
-    fn set(&self, node: u8, lane: Option<Lane>) {
+    fn set(&self, node: u8, open: Option<Open>) {
         if let Some(slot) = self.0.get(usize::from(node)) {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = lane;
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = open;
         }
     }
 }
@@ -338,7 +352,7 @@ async fn receive<S: Pipe, T: serde::de::DeserializeOwned>(stream: &mut S) -> Res
     serde_json::from_slice(&frame.body).map_err(|error| error.to_string())
 }
 
-/// Keeps the lane to one node open.
+/// Keeps the lanes to one node open.
 struct Connector<D> {
     gate: Arc<Gate>,
     lanes: Arc<Lanes>,
@@ -354,12 +368,12 @@ impl<D: Dial> Connector<D> {
         let mut again = AGAIN_LEAST;
         loop {
             match timeout(2 * PATIENCE, self.connect()).await {
-                Ok(Ok(stream)) => {
+                Ok(Ok([for_entries, for_control])) => {
                     again = AGAIN_LEAST;
                     self.told = None;
-                    let (sender, receiver) = lane();
-                    self.lanes
-                        .set(self.node, Some(Lane { sender, clocks_ahead_ms: VecDeque::new() }));
+                    let ((entries, from_entries), (control, from_control)) = (lane(), lane());
+                    let open = Open { entries, control, clocks_ahead_ms: VecDeque::new() };
+                    self.lanes.set(self.node, Some(open));
                     tracing::info!(node = self.node, address = %self.address, "connected to node");
                     let (lanes, node) = (self.lanes.clone(), self.node);
                     let heard = move |clock: i64| lanes.heard(node, clock);
@@ -368,8 +382,10 @@ impl<D: Dial> Connector<D> {
                         let _ = self.gate.events.send(PeerEvent::Connected(node)).await;
                         std::future::pending().await
                     };
+                    // One without the other is no connection.
                     let error = tokio::select! {
-                        error = carry(stream, receiver, heard) => error,
+                        error = carry(for_entries, from_entries, |_| {}) => error,
+                        error = carry(for_control, from_control, heard) => error,
                         error = tell => error,
                     };
                     self.lanes.set(self.node, None);
@@ -394,7 +410,12 @@ impl<D: Dial> Connector<D> {
         }
     }
 
-    async fn connect(&mut self) -> Result<D::Stream, String> {
+    /// A stream for each lane.
+    async fn connect(&mut self) -> Result<[D::Stream; 2], String> {
+        Ok([self.open().await?, self.open().await?])
+    }
+
+    async fn open(&mut self) -> Result<D::Stream, String> {
         let mut link = self.dial.dial(&self.address).await?;
         let greeted = timeout(PATIENCE, self.gate.greet(self.node, &mut link)).await;
         greeted.map_err(|_| "the handshake took too long".to_owned())??;

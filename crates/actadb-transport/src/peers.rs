@@ -10,13 +10,17 @@ use tokio::sync::mpsc;
 
 use crate::frame::Frame;
 use crate::handshake::Secret;
+use crate::lane::LaneKind;
 
 /// Sends to other nodes.
 pub trait PeerTransport: Send + Sync + Debug {
-    /// Hands a frame to the lane of a node; answers `false`, and drops it, when there is no
-    /// connection or no place.
+    /// Hands a frame to a lane of a node; answers `false`, and drops it, when there is no
+    /// connection or no place. Frames of one lane arrive in order.
     #[must_use]
-    fn send(&self, node: u8, frame: Frame) -> bool;
+    fn send(&self, node: u8, lane: LaneKind, frame: Frame) -> bool;
+
+    /// Whether every frame that was handed over is on its way, or was dropped.
+    fn is_idle(&self) -> bool;
 
     /// Whether there is a connection to a node.
     fn is_connected(&self, node: u8) -> bool;
@@ -99,7 +103,7 @@ pub trait Admission: Send + Sync + Debug {
 pub enum PeerEvent {
     /// A node's introduction was taken; frames to it may be sent.
     Connected(u8),
-    /// Its lane broke; frames to it are dropped until it is connected again.
+    /// A lane to it broke; frames to it are dropped until it is connected again.
     Lost(u8),
     /// A frame from a node that was let in.
     Frame(u8, Frame),

@@ -8,6 +8,7 @@ use actadb_membership::members::Members;
 use actadb_membership::record::{Hello, PROTOCOL_VERSION, Record, Shape};
 use actadb_transport::frame::{Frame, FrameKind};
 use actadb_transport::handshake::Secret;
+use actadb_transport::lane::LaneKind;
 use actadb_transport::libp2p_peers::Libp2p;
 use actadb_transport::peers::{Admission, Network, PeerEvent, PeerTransport, Settings, Started};
 use actadb_transport::sockets::SystemSockets;
@@ -107,18 +108,28 @@ async fn nodes_find_each_other_again_after_one_was_gone() {
 async fn find_again(network: &dyn Network) {
     let addresses = addresses();
     let (first, mut events) = node(network, 0, &addresses, SECRET, hello(0)).await;
-    assert!(!first.send(1, frame("nobody is there")));
+    assert!(!first.send(1, LaneKind::Entries, frame("nobody is there")));
     for life in 1..3 {
         let hello = Hello { boot: life, process: life, ..hello(1) };
         let (second, mut others) = node(network, 1, &addresses, SECRET, hello).await;
         assert!(matches!(next(&mut events).await, PeerEvent::Connected(1)));
         assert!(matches!(next(&mut others).await, PeerEvent::Connected(0)));
         let large = Frame { body: Bytes::from(vec![7; 3 << 20]), ..frame("") };
-        assert!(first.send(1, frame("one")) && first.send(1, large.clone()));
-        assert!(second.send(0, frame("two")));
+        assert!(
+            first.send(1, LaneKind::Entries, frame("one"))
+                && first.send(1, LaneKind::Entries, large.clone())
+        );
+        assert!(second.send(0, LaneKind::Entries, frame("two")));
         assert!(matches!(next(&mut events).await, PeerEvent::Frame(1, f) if f == frame("two")));
         assert!(matches!(next(&mut others).await, PeerEvent::Frame(0, f) if f == frame("one")));
         assert!(matches!(next(&mut others).await, PeerEvent::Frame(0, f) if f == large));
+        // However many entries wait, there is a place for what must not wait behind them.
+        while first.send(1, LaneKind::Entries, large.clone()) {}
+        assert!(first.send(1, LaneKind::Control, frame("now")));
+        let now = async {
+            while !matches!(next(&mut others).await, PeerEvent::Frame(0, f) if f == frame("now")) {}
+        };
+        timeout(LONG, now).await.expect("in time");
         // Every node says what its clock shows; here it is the same clock.
         let heard = async {
             while first.clock_ahead_ms(1).is_none() {
@@ -131,7 +142,7 @@ async fn find_again(network: &dyn Network) {
         assert_eq!(first.clock_ahead_ms(0), None);
         drop((second, others));
         assert!(matches!(next(&mut events).await, PeerEvent::Lost(1)));
-        assert!(!first.send(1, frame("it is gone")));
+        assert!(!first.send(1, LaneKind::Entries, frame("it is gone")));
     }
 }
 
@@ -158,5 +169,7 @@ async fn not_let_in(network: &dyn Network) {
     assert!(matches!(next(&mut events).await, PeerEvent::Lost(1)));
     let (_copy, mut theirs) = node(network, 1, &addresses, SECRET, hello(1)).await;
     let quiet = timeout(Duration::from_millis(700), theirs.recv()).await;
-    assert!(quiet.is_err() && !first.send(1, frame("an older start is not let in")));
+    assert!(
+        quiet.is_err() && !first.send(1, LaneKind::Entries, frame("an older start is not let in"))
+    );
 }

@@ -17,6 +17,7 @@ use actadb_store::open::open_bucket;
 use actadb_store::reader::{Page, Reader};
 use kameo::prelude::*;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::bells::Bells;
@@ -252,7 +253,10 @@ impl Database {
             Some(links) => {
                 Box::pin(self.append_in_cluster(links, partition, connection, group)).await
             }
-            None => self.append_here(partition, connection, group).await,
+            None => {
+                let deadline = Instant::now() + self.inner.options.append_timeout;
+                self.append_here(partition, connection, group, deadline).await
+            }
         }
     }
 
@@ -262,6 +266,7 @@ impl Database {
         partition: PartitionId,
         connection: u64,
         group: Vec<Transaction>,
+        deadline: Instant,
     ) -> Vec<AppendResult> {
         let count = group.len();
         let Some(Some(door)) = self.inner.doors.get(usize::from(partition.0)) else {
@@ -269,7 +274,7 @@ impl Database {
             let reason = reason.unwrap_or(ClosedReason::Stopping);
             return vec![Err(Refusal::Closed(reason).into()); count];
         };
-        door.append(connection, group, self.inner.options.append_timeout).await
+        door.append(connection, group, deadline).await
     }
 
     /// A page of a stream.
@@ -472,6 +477,10 @@ impl Database {
     /// clones go on until they are dropped.
     pub async fn close(&self) {
         self.inner.stopping.send_replace(true);
+        if let Some(links) = &self.inner.links {
+            // What this node asked of others must not be unknown to its clients.
+            links.answered_all(self.inner.options.append_timeout).await;
+        }
         let mut buckets = tokio::task::JoinSet::new();
         for bucket in &self.inner.buckets {
             if let Some(parts) = bucket.parts.clone() {
@@ -480,6 +489,10 @@ impl Database {
             }
         }
         while buckets.join_next().await.is_some() {}
+        if let Some(links) = &self.inner.links {
+            // And what others asked of this one is answered.
+            links.sent_all(STOP_PATIENCE).await;
+        }
         let _ = self.inner.supervisor.stop_gracefully().await;
         // The lock goes with the last thread that could write.
         let gone = async {
@@ -515,11 +528,9 @@ impl Database {
         }
         let bucket = self.bucket_of(partition);
         match &bucket.parts {
-            Some(_) if self.inner.links.is_some() && !bucket.board.serves() => {
-                Err(ReadError::CatchingUp)
-            }
-            Some(parts) => Ok(parts.reader.clone()),
-            None => Err(ReadError::Closed {
+            Some(parts) if self.knows(partition, &parts.reader) => Ok(parts.reader.clone()),
+            Some(_) if bucket.board.closed().is_none() => Err(ReadError::CatchingUp),
+            _ => Err(ReadError::Closed {
                 bucket: bucket.board.bucket.0,
                 reason: bucket.board.closed().unwrap_or(ClosedReason::Stopping),
             }),

@@ -1,7 +1,6 @@
 //! The door for appends: permits in bytes, one message per partition, an answer to everyone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actadb_model::limits::PERMIT_MIN_BYTES;
 use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, Unknown};
@@ -36,16 +35,16 @@ fn permit_size(transactions: &[Transaction], limit: u64, transaction_limit: u64)
 }
 
 impl PartitionDoor {
-    /// Sends appends of one connection to the partition and waits for their answers, one each.
+    /// Sends appends of one connection to the partition and waits for their answers, one each, until
+    /// `deadline`.
     pub(crate) async fn append(
         &self,
         connection: u64,
         transactions: Vec<Transaction>,
-        timeout: Duration,
+        deadline: Instant,
     ) -> Vec<AppendResult> {
         let count = transactions.len();
         let all = |result: AppendResult| vec![result; count];
-        let deadline = Instant::now() + timeout;
         let size = permit_size(&transactions, self.permit_bytes, self.transaction_limit);
         // Nearly always there are enough; a timer is only for waiting.
         let permit = match self.permits.clone().try_acquire_many_owned(size) {

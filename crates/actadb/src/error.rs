@@ -44,8 +44,8 @@ pub enum ReadError {
     /// A majority of the nodes did not answer in time.
     #[error("no majority of the nodes answers; try again")]
     NoQuorum,
-    /// After a start, this node does not yet know what it had shown before.
-    #[error("this node is catching up after its start; try again")]
+    /// This node does not yet know what it had shown before its start, or what it told a client since.
+    #[error("this node is catching up; try again")]
     CatchingUp,
     /// The bucket did not open.
     #[error("bucket {bucket} is closed: {reason}")]

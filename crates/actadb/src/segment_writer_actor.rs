@@ -188,23 +188,43 @@ impl SegmentWriterActor {
 
     fn fetch_entries(&self, first: u64, end: u64) {
         let Some(peers) = &self.peers else { return };
-        let (entries, answer) = (peers.entries.clone(), self.sealed.0.clone());
+        let (entries, links) = (peers.entries.clone(), peers.links.clone());
+        let answer = self.sealed.0.clone();
         let bucket = self.board.bucket.0;
         let read = move || {
             let mut reader = entries.lock().unwrap_or_else(PoisonError::into_inner);
-            let read = reader.read(first, end, PEER_MESSAGE_BYTES);
-            read.unwrap_or_else(|error| {
-                tracing::error!(bucket, first, %error, "entries for another node cannot be read");
-                Vec::new()
-            })
+            match reader.read(first, end, PEER_MESSAGE_BYTES) {
+                Ok(entries) => {
+                    links.catch_up.spend(entries.iter().map(|e| e.body.len() as u64).sum());
+                    WriterInput::Fetched { first, entries }
+                }
+                Err(error) => {
+                    let what = "entries for another node cannot be read";
+                    tracing::error!(bucket, first, %error, "{what}");
+                    let again = WriterInput::Fetched { first, entries: Vec::new() };
+                    error.closes().map_or(again, WriterInput::Close)
+                }
+            }
         };
         let job = move || {
             // One that panics must not keep the question open for ever.
-            let entries = catch_unwind(AssertUnwindSafe(read)).unwrap_or_default();
-            let _ = answer.try_send(WriterInput::Fetched { first, entries });
+            let panicked = |_| WriterInput::Fetched { first, entries: Vec::new() };
+            let input = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(panicked);
+            let _ = answer.try_send(input);
         };
-        if !self.executor.submit(job) {
-            let _ = self.sealed.0.try_send(WriterInput::Fetched { first, entries: Vec::new() });
+        let (executor, answer) = (self.executor.clone(), self.sealed.0.clone());
+        let submit = move || {
+            if !executor.submit(job) {
+                let _ = answer.try_send(WriterInput::Fetched { first, entries: Vec::new() });
+            }
+        };
+        match peers.links.catch_up.wait_until() {
+            None => submit(),
+            // Those who serve need the disk and the network, too.
+            Some(at) => drop(tokio::spawn(async move {
+                sleep_until(at).await;
+                submit();
+            })),
         }
     }
 

@@ -217,7 +217,8 @@ impl BucketBoard {
 
     /// The replica that leads as far as this one knows, 0 when it knows of none.
     pub(crate) fn leader(&self) -> u64 {
-        lock(&self.writer).1.leader
+        // Who is closed hears nothing any more: it neither leads nor knows who does.
+        if lock(&self.closed).is_some() { 0 } else { lock(&self.writer).1.leader }
     }
 
     /// Whether all is published that this replica may have shown before its start.
@@ -272,9 +273,12 @@ impl BucketBoard {
         let partitions: Vec<PartitionStats> =
             self.partitions.iter().map(|(_, slot)| *lock(slot)).collect();
         let oldest = partitions.iter().filter_map(|stats| stats.oldest_held_ns).min();
+        let closed = self.closed();
         BucketStatus {
             bucket: self.bucket,
-            closed: self.closed(),
+            leader: node_of(self.leader()),
+            leads: replica.leads && closed.is_none(),
+            closed,
             no_room: replica.no_room,
             proposals: totals.proposals,
             entries: totals.entries,
@@ -288,8 +292,6 @@ impl BucketBoard {
             held: partitions.iter().map(|stats| stats.held).sum(),
             oldest_held_ns: oldest.map_or(0, |oldest| now_ns.saturating_sub(oldest)),
             term: replica.term,
-            leader: node_of(replica.leader),
-            leads: replica.leads,
             last_entry: replica.written,
             committed_entry: replica.committed,
             followers: (0..).zip(replica.matched).filter_map(|(n, m)| Some((n, m?))).collect(),

@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actadb::cluster::options::{ClusterOptions, Libp2p, Secret};
+use actadb::cluster::options::{CATCH_UP_BYTES_PER_SECOND_DEFAULT, ClusterOptions, Libp2p, Secret};
 use actadb::database::Database;
 use actadb::error::{OpenError, ReadError};
+use actadb::fault_injection::Part;
 use actadb::model::ids::{PartitionKey, with_hash16};
 use actadb::model::limits::SEGMENT_MIN_BYTES;
 use actadb::model::names::{EventName, StreamId};
-use actadb::model::outcome::{AppendError, Appended, Refusal};
+use actadb::model::outcome::{AppendError, Appended, ClosedReason, Refusal};
 use actadb::model::transaction::{NewEvent, Transaction};
 use actadb::model::version::ExpectedVersion;
 use actadb::options::Options;
 use actadb::reads::ReadStream;
 use actadb::status::NodeStatus;
+use actadb_store::error::OpenError as StoreError;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -42,6 +45,7 @@ fn options(dir: &Path, node: u8, addresses: &[SocketAddr]) -> Options {
             listen: addresses[usize::from(node)],
             secret: Secret::new(b"a secret of the tests").expect("long enough"),
             client_address: String::new(),
+            catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND_DEFAULT,
             network: Arc::new(Libp2p),
         }),
         ..Options::new(dir.join(format!("node-{node}")))
@@ -204,31 +208,251 @@ async fn any_node_appends_and_reads_and_the_loss_of_one_loses_nothing() {
     drop(alone);
 }
 
+/// Appends more than a leader keeps in memory, over many segments.
+async fn append_much(database: &Database) {
+    let payload = vec![b'x'; 40 << 10];
+    for n in 0..400 {
+        let name = EventName::new("Large").expect("good");
+        let event = NewEvent::new(stream(n % 7), name).payload(payload.clone());
+        append(database, Transaction::single(event).expect("good")).await;
+    }
+}
+
+/// The nodes that are up, as writers see them.
+type Up = Arc<Mutex<Vec<Option<Database>>>>;
+
+/// Appends to one node after the other until it is told to stop, and repeats what was definitely not
+/// appended; answers how many it appended. Every outcome must be known.
+async fn write(up: Up, stop: Arc<AtomicBool>, of: u64) -> u64 {
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let nodes: Vec<Database> = up.lock().expect("no panic").iter().flatten().cloned().collect();
+        for database in nodes {
+            match database.append(transaction(of, n)).await {
+                Ok(appended) => {
+                    assert_eq!(appended.events[0].version, n);
+                    n += 1;
+                }
+                Err(AppendError::Refused(Refusal::Stopping | Refusal::NoQuorum)) => {}
+                Err(error) => panic!("{error} ({n} events of stream {of} before)"),
+            }
+        }
+    }
+    n
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_far_behind_catches_up_and_a_rolling_restart_fails_nobody() {
+async fn a_rolling_restart_under_load_fails_nobody() {
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses = addresses(3);
+    let up: Up = Arc::new(Mutex::new(open_all(dir.path(), &addresses).await));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> =
+        (0..3).map(|of| tokio::spawn(write(up.clone(), stop.clone(), of))).collect();
+    for node in [0, 1, 2, 0] {
+        sleep(Duration::from_millis(300)).await;
+        let leaving = up.lock().expect("no panic")[node].clone().expect("up");
+        leaving.close().await;
+        up.lock().expect("no panic")[node] = None;
+        drop(leaving);
+        sleep(Duration::from_millis(300)).await;
+        // A writer may hold it for a moment yet.
+        let back = async {
+            loop {
+                match Database::open_with(options(dir.path(), node as u8, &addresses)).await {
+                    Err(OpenError::Store(StoreError::Locked(_))) => {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    opened => return opened.expect("opens"),
+                }
+            }
+        };
+        let back = timeout(LONG, back).await.expect("in time");
+        up.lock().expect("no panic")[node] = Some(back.clone());
+        // The next one waits until this one has all, as operators are told.
+        let caught_up = async {
+            loop {
+                let bucket = &back.status().buckets[0];
+                if bucket.leader.is_some() && bucket.last_entry.abs_diff(bucket.committed_entry) < 8
+                {
+                    return;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, caught_up).await.expect("in time");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut counts = Vec::new();
+    for writer in writers {
+        counts.push(timeout(LONG, writer).await.expect("in time").expect("no append failed"));
+    }
+    let nodes = std::mem::take(&mut *up.lock().expect("no panic"));
+    for (of, count) in (0..).zip(counts) {
+        assert!(count > 20, "{count}");
+        for node in nodes.iter().flatten() {
+            let version = node.stream_version(stream(of), None).await;
+            assert_eq!(version, Ok(Some(count - 1)));
+        }
+    }
+    for node in nodes.into_iter().flatten() {
+        node.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_replica_leads_no_more_and_hides_nothing_its_clients_were_told() {
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses = addresses(3);
+    let nodes = open_all(dir.path(), &addresses).await;
+    let first = wait_for_leader(&nodes).await;
+    let broken = nodes[first].as_ref().expect("up");
+    append(broken, transaction(1, 0)).await;
+    let partition = broken.partition_of_stream(&stream(1), None);
+    broken.inject_panic(Part::SegmentWriter(partition)).await;
+    let moved = async {
+        loop {
+            if leader(&nodes).is_some_and(|leader| leader != first) {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, moved).await.expect("another one leads");
+    let bucket = broken.status().buckets[0].clone();
+    assert!(bucket.closed.is_some() && !bucket.leads && bucket.leader.is_none(), "{bucket:?}");
+
+    // It shows what it has, until it has told a client of more than that.
+    let page = broken.read_stream(ReadStream::all(stream(1))).await.expect("reads");
+    assert_eq!(page.events.len(), 1);
+    let appended = append(broken, transaction(1, 1)).await;
+    assert_eq!(appended.events[0].version, 1, "another node took it");
+    let refused = broken.read_stream(ReadStream::all(stream(1))).await;
+    assert!(matches!(refused, Err(ReadError::Closed { bucket: 0, .. })), "{refused:?}");
+    let other = nodes[(first + 1) % 3].as_ref().expect("up");
+    assert_eq!(other.stream_version(stream(1), None).await, Ok(Some(1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_cannot_read_what_another_lacks_lets_a_third_one_lead() {
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses = addresses(3);
+    let mut nodes = open_all(dir.path(), &addresses).await;
+    let first = wait_for_leader(&nodes).await;
+    let away = (first + 1) % 3;
+    nodes[away].take().expect("up").close().await;
+    append_much(nodes[first].as_ref().expect("up")).await;
+    append(nodes[first].as_ref().expect("up"), transaction(8, 0)).await;
+    // A bit flips in an early segment, where nobody has read since.
+    let segment = dir.path().join(format!("node-{first}/bucket-000/000000000002.segment"));
+    let mut bytes = std::fs::read(&segment).expect("a full segment");
+    bytes[400_000] ^= 1;
+    std::fs::write(&segment, bytes).expect("written");
+    nodes[away] = Some(open(dir.path(), away as u8, &addresses).await);
+    let moved = async {
+        loop {
+            if leader(&nodes).is_some_and(|leader| leader != first) {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, moved).await.expect("another one leads");
+    let bucket = nodes[first].as_ref().expect("up").status().buckets[0].clone();
+    assert!(matches!(bucket.closed, Some(ClosedReason::Corrupt(_))), "{bucket:?}");
+    append(nodes[away].as_ref().expect("up"), transaction(8, 1)).await;
+    drop(nodes[first].take());
+    holds(&nodes, 8, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_a_node_is_kept_out_and_nothing_is_cut_for_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses = addresses(3);
+    let mut nodes = open_all(dir.path(), &addresses).await;
+    wait_for_leader(&nodes).await;
+    append(nodes[0].as_ref().expect("up"), transaction(1, 0)).await;
+    nodes[2].take().expect("up").close().await;
+    let (own, copy) = (dir.path().join("node-2"), dir.path().join("copy"));
+    copy_dir(&own, &copy);
+    // The node goes on after the copy was made, and the others are restarted since.
+    nodes[2] = Some(open(dir.path(), 2, &addresses).await);
+    for n in 1..20 {
+        append(nodes[2].as_ref().expect("up"), transaction(1, n)).await;
+    }
+    holds(&nodes, 1, 20).await;
+    sleep(Duration::from_millis(5_500)).await;
+    for node in nodes.drain(..).flatten() {
+        node.close().await;
+    }
+    std::fs::rename(&own, dir.path().join("own")).expect("moved away");
+    std::fs::rename(&copy, &own).expect("the copy in its place");
+    let (a, b, restored) =
+        tokio::join!(open(dir.path(), 0, &addresses), open(dir.path(), 1, &addresses), async {
+            open(dir.path(), 2, &addresses).await
+        });
+    let nodes = vec![Some(a), Some(b)];
+    wait_for_leader(&nodes).await;
+    append(nodes[0].as_ref().expect("up"), transaction(1, 20)).await;
+    holds(&nodes, 1, 21).await;
+    sleep(Duration::from_millis(1_500)).await;
+    for node in nodes.iter().flatten() {
+        assert!(!node.status().nodes[2].connected, "the copy is not let in");
+    }
+    let bucket = restored.status().buckets[0].clone();
+    assert!(bucket.leader.is_none() && bucket.last_entry > 0, "{bucket:?}");
+    assert!(restored.status().nodes.iter().all(|node| node.is_this || !node.connected));
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copied");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leads_are_spread_over_the_nodes() {
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses = addresses(3);
+    let open = |node: u8| {
+        let options =
+            Options { buckets: 3, partitions: 6, ..options(dir.path(), node, &addresses) };
+        Database::open_with(options)
+    };
+    let (a, b, c) = tokio::join!(open(0), open(1), open(2));
+    let nodes = [a.expect("opens"), b.expect("opens"), c.expect("opens")];
+    let even = async {
+        loop {
+            let leads = |node: &Database| node.status().buckets.iter().filter(|b| b.leads).count();
+            if nodes.iter().all(|node| leads(node) == 1) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(2 * LONG, even).await.expect("each leads one of three");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_far_behind_catches_up_while_the_others_serve() {
     let dir = tempfile::tempdir().expect("dir");
     let addresses = addresses(3);
     let mut nodes = open_all(dir.path(), &addresses).await;
     wait_for_leader(&nodes).await;
     nodes[2].take().expect("up").close().await;
-    // More than the leader keeps in memory, over many segments.
-    let payload = vec![b'x'; 40 << 10];
-    for n in 0..400 {
-        let name = EventName::new("Large").expect("good");
-        let event = NewEvent::new(stream(n % 7), name).payload(payload.clone());
-        append(nodes[0].as_ref().expect("up"), Transaction::single(event).expect("good")).await;
-    }
-    // Each stops in turn while the others append.
+    append_much(nodes[0].as_ref().expect("up")).await;
     nodes[2] = Some(open(dir.path(), 2, &addresses).await);
-    for node in [0, 1, 2] {
-        let other = (node + 1) % 3;
-        nodes[node].take().expect("up").close().await;
-        append(nodes[other].as_ref().expect("up"), transaction(8, node as u64)).await;
-        nodes[node] = Some(open(dir.path(), node as u8, &addresses).await);
-        append(nodes[node].as_ref().expect("up"), transaction(9, node as u64)).await;
+    for n in 0..3 {
+        append(nodes[n as usize].as_ref().expect("up"), transaction(8, n)).await;
     }
     holds(&nodes, 8, 3).await;
-    holds(&nodes, 9, 3).await;
     for node in nodes.iter().flatten() {
         let entries = timeout(LONG, async {
             loop {

@@ -19,7 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use actadb::cluster::options::{ClusterOptions, Secret, Sockets, Tcp};
+use actadb::cluster::options::{
+    CATCH_UP_BYTES_PER_SECOND_DEFAULT, ClusterOptions, Secret, Sockets, Tcp,
+};
 use actadb::model::dice::SplitMix64;
 use actadb::options::{Execution, Options};
 use actadb_disk::sim::SimDisk;
@@ -85,6 +87,7 @@ async fn serve(node: usize, disk: SimDisk) -> turmoil::Result {
         listen: SocketAddr::from(([0, 0, 0, 0], PEER_PORT)),
         secret: Secret::new(b"a secret of the tests").expect("long enough"),
         client_address: String::new(),
+        catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND_DEFAULT,
         network: Arc::new(Tcp(Simulated)),
     };
     let options = Options {

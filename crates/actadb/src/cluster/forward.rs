@@ -3,6 +3,7 @@
 use actadb_model::ids::PartitionId;
 use actadb_model::outcome::{AppendError, AppendResult, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
+use actadb_store::reader::Reader;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,14 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::bells::{Bell, Place};
 use crate::cluster::links::{Links, node_of};
-use crate::database::Database;
+use crate::database::{BucketHandle, Database};
 use crate::error::ReadError;
 
 /// How soon an append that found no leader looks for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long an append that another node took is held back until it can be read here. Later than
+/// that, reads wait for it.
+const PUBLISHED_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Whether nothing was appended, because somebody else leads or nobody does.
 fn not_the_leader(results: &[AppendResult]) -> bool {
@@ -52,7 +56,7 @@ impl Database {
             let results = match leader {
                 None => vec![Err(Refusal::NotLeader.into()); count],
                 Some(node) if node == links.node => {
-                    self.append_here(partition, connection, group.clone()).await
+                    self.append_here(partition, connection, group.clone(), deadline).await
                 }
                 Some(node) => {
                     self.append_there(links, node, partition, connection, group.clone(), deadline)
@@ -108,43 +112,52 @@ impl Database {
             Err(_elapsed) => return vec![Err(Unknown::Timeout.into()); count],
         };
         let last = results.iter().flatten().map(|appended| appended.last_sequence()).max();
-        if let Some(last) = last {
-            // What a client was told it can read here, too.
-            self.published(partition, last, deadline).await;
+        if let Some(last) = last
+            && !self.published(partition, last).await
+        {
+            // What a client was told it can read here, too: reads wait for it now.
+            links.tell(partition, last);
         }
         results
     }
 
-    /// Waits until a sequence can be read on this node, but not longer than `deadline`.
-    async fn published(&self, partition: PartitionId, sequence: u64, deadline: Instant) {
-        let Ok(reader) = self.reader(partition) else { return };
-        // A bucket that is closed here moves no more.
-        if self.bucket_of(partition).board.closed().is_some() {
-            return;
-        }
+    /// Waits for a moment until a sequence can be read on this node; answers whether it can.
+    async fn published(&self, partition: PartitionId, sequence: u64) -> bool {
+        let Ok(reader) = self.reader(partition) else { return false };
         let bell = Arc::new(Bell::default());
-        let bells = &self.bucket_of(partition).bells;
+        let BucketHandle { bells, board, .. } = self.bucket_of(partition);
         let _hung = bells.hang(&bell, vec![Place::Partition(partition)]);
+        let deadline = Instant::now() + PUBLISHED_PATIENCE;
         loop {
             let seen = bell.number();
             if reader.next_sequence(partition) > sequence {
-                return;
+                return true;
+            }
+            // A bucket that is closed here moves no more.
+            if board.closed().is_some() {
+                return false;
             }
             tokio::select! {
                 () = bell.moved_from(seen) => {}
-                () = sleep_until(deadline) => return,
+                () = sleep_until(deadline) => return false,
             }
         }
     }
 
-    /// Waits, after a start, until this node knows again what it may have shown before.
+    /// Whether all can be read here that this node showed before its start, and that clients of it
+    /// were told since.
+    pub(crate) fn knows(&self, partition: PartitionId, reader: &Reader) -> bool {
+        let Some(links) = &self.inner.links else { return true };
+        self.bucket_of(partition).board.serves()
+            && reader.next_sequence(partition) >= links.told(partition)
+    }
+
+    /// Waits until this node [knows](Self::knows) what it must, or an append would give up.
     pub(crate) async fn caught_up(&self, partition: PartitionId) {
-        if self.inner.links.is_none() || !self.partitioning().contains(partition) {
-            return;
-        }
-        let board = &self.bucket_of(partition).board;
         let deadline = Instant::now() + self.inner.options.append_timeout;
-        while !board.serves() && Instant::now() < deadline {
+        while matches!(self.reader(partition), Err(ReadError::CatchingUp))
+            && Instant::now() < deadline
+        {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }

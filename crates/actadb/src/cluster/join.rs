@@ -19,6 +19,7 @@ use crate::cluster::node_files::{
     NodeIdentity, StartsFile, read_identity, read_record, start_identity, write_record,
 };
 use crate::cluster::options::ClusterOptions;
+use crate::cluster::pace::Pace;
 use crate::error::OpenError;
 use crate::options::{FsyncMode, Options};
 
@@ -135,7 +136,12 @@ pub(crate) async fn join(options: &Options, cluster: &ClusterOptions) -> Result<
     let started = started.map_err(|error| OpenError::Cluster(error.to_string()))?;
     let Started { peers, mut events, listens_on } = started;
     tracing::info!(node = cluster.node, address = %listens_on, "listening for other nodes");
-    let links = Arc::new(Links::new(cluster.node, door, peers));
+    let links = Arc::new(Links::new(
+        cluster.node,
+        door,
+        peers,
+        Pace::new(cluster.catch_up_bytes_per_second),
+    ));
     let record = form(&links, &mut events).await?;
     if !known {
         // Before anyone is told: the founder must not forget what it has founded.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actadb_membership::members::Members;
 use actadb_membership::record::{Hello, Record};
@@ -10,12 +11,15 @@ use actadb_membership::report::Report;
 use actadb_model::ids::{BucketId, PartitionId};
 use actadb_model::outcome::AppendResult;
 use actadb_model::transaction::Transaction;
-use actadb_replica::peer::PeerMessage;
+use actadb_replica::peer::{PeerKind, PeerMessage};
 use actadb_transport::frame::{Frame, FrameKind};
+use actadb_transport::lane::LaneKind;
 use actadb_transport::peers::{Admission, PeerTransport};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::node_files::StartsFile;
+use crate::cluster::pace::Pace;
 use crate::cluster::wire::{AppendRequest, AppendResponse};
 use crate::executor::Executor;
 
@@ -84,6 +88,11 @@ impl Admission for Door {
 /// Appends that were forwarded and are not answered: the node that was asked, and who waits.
 type Pending = HashMap<u64, (u8, oneshot::Sender<Vec<AppendResult>>)>;
 
+/// How soon who waits for lanes or answers looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long a node that stops leaves its last frames: what is lost is an unknown outcome.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// The way to the other nodes.
 #[derive(Debug)]
 pub(crate) struct Links {
@@ -95,6 +104,11 @@ pub(crate) struct Links {
     next_token: AtomicU64,
     /// What each node told of itself last, this one too.
     reports: Mutex<BTreeMap<u8, Report>>,
+    /// By number of the partition: the sequence behind the last event that a client of this node
+    /// was told of, where this node did not have it yet.
+    told: Vec<AtomicU64>,
+    /// Of what is read again for nodes that are behind.
+    pub(crate) catch_up: Pace,
 }
 
 /// The replica of a node has its number plus one: 0 is nobody.
@@ -108,14 +122,34 @@ pub(crate) fn node_of(replica: u64) -> Option<u8> {
 }
 
 impl Links {
-    pub(crate) fn new(node: u8, door: Arc<Door>, transport: Arc<dyn PeerTransport>) -> Self {
+    pub(crate) fn new(
+        node: u8,
+        door: Arc<Door>,
+        transport: Arc<dyn PeerTransport>,
+        catch_up: Pace,
+    ) -> Self {
         let (pending, next_token) = (Mutex::default(), AtomicU64::new(1));
-        Self { node, door, transport, pending, next_token, reports: Mutex::default() }
+        let partitions = door.members().hello().shape.partitions;
+        let told = (0..partitions).map(|_| AtomicU64::new(0)).collect();
+        let reports = Mutex::default();
+        Self { node, door, transport, pending, next_token, reports, told, catch_up }
     }
 
-    /// Sends a frame; answers whether there was a place for it.
+    /// A client of this node was told of an event that cannot be read here yet.
+    pub(crate) fn tell(&self, partition: PartitionId, sequence: u64) {
+        if let Some(told) = self.told.get(usize::from(partition.0)) {
+            told.fetch_max(sequence + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The sequence behind the last event that clients of this node know of by [`tell`](Self::tell).
+    pub(crate) fn told(&self, partition: PartitionId) -> u64 {
+        self.told.get(usize::from(partition.0)).map_or(0, |told| told.load(Ordering::Relaxed))
+    }
+
+    /// Sends a frame that waits behind no entries; answers whether there was a place for it.
     pub(crate) fn send(&self, node: u8, kind: FrameKind, group: u16, body: bytes::Bytes) -> bool {
-        self.transport.send(node, Frame { kind, group, body })
+        self.transport.send(node, LaneKind::Control, Frame { kind, group, body })
     }
 
     /// Tells a node what was fixed when the cluster was formed.
@@ -140,7 +174,13 @@ impl Links {
     /// Sends what one replica says to another.
     pub(crate) fn send_replica(&self, bucket: BucketId, message: &PeerMessage) -> bool {
         let Some(node) = node_of(message.to) else { return false };
-        self.send(node, FrameKind::Replica, bucket.0, message.encode())
+        // Also without entries these follow one another: one that came too early would be refused.
+        let lane = match message.kind {
+            PeerKind::Append => LaneKind::Entries,
+            _ => LaneKind::Control,
+        };
+        let (kind, group, body) = (FrameKind::Replica, bucket.0, message.encode());
+        self.transport.send(node, lane, Frame { kind, group, body })
     }
 
     /// Asks another node to append; answers the token of the question, to be
@@ -160,7 +200,8 @@ impl Links {
         let request = AppendRequest { token, partition, connection, transactions };
         let (sender, receiver) = oneshot::channel();
         self.pending().insert(token, (node, sender));
-        let sent = self.send(node, FrameKind::Append, bucket.0, request.encode());
+        let (kind, group, body) = (FrameKind::Append, bucket.0, request.encode());
+        let sent = self.transport.send(node, LaneKind::Entries, Frame { kind, group, body });
         if !sent {
             self.pending().remove(&token);
             return None;
@@ -179,6 +220,24 @@ impl Links {
             // Whoever is gone does not want to know.
             let _ = sender.send(response.results);
         }
+    }
+
+    /// Waits until nobody waits for another node's answer any more, up to a time.
+    pub(crate) async fn answered_all(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.pending().is_empty() && Instant::now() < deadline {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits until what was sent is on its way, up to a time.
+    pub(crate) async fn sent_all(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.transport.is_idle() && Instant::now() < deadline {
+            sleep(LOOK_AGAIN).await;
+        }
+        // The last of it may still be between a lane and a socket.
+        sleep(LINGER).await;
     }
 
     /// How a node is doing, as it said last.

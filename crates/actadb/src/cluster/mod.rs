@@ -10,5 +10,6 @@ pub(crate) mod join;
 pub(crate) mod links;
 pub(crate) mod node_files;
 pub mod options;
+pub(crate) mod pace;
 pub(crate) mod topology_actor;
 mod wire;

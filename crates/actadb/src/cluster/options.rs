@@ -10,6 +10,9 @@ pub use actadb_transport::peers::Network;
 pub use actadb_transport::sockets::{Sockets, SystemSockets};
 pub use actadb_transport::tcp_peers::Tcp;
 
+/// Default of `cluster.catch_up_bytes_per_second`: what a disk and a network of today can spare.
+pub const CATCH_UP_BYTES_PER_SECOND_DEFAULT: u64 = 100 << 20;
+
 /// A node of a static cluster. The same on every node, but for `node` and the addresses.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -24,6 +27,9 @@ pub struct ClusterOptions {
     pub secret: Secret,
     /// Where clients reach this node, as the others tell it.
     pub client_address: String,
+    /// How many bytes a second this node reads from its disk for nodes that are behind, all
+    /// together; 0: as many as it can.
+    pub catch_up_bytes_per_second: u64,
     /// What carries messages between nodes; the same kind on every node.
     pub network: Arc<dyn Network>,
 }

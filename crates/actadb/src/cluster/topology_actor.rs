@@ -222,9 +222,9 @@ impl TopologyActor {
         if self.forwarded.len() >= FORWARDED_MAX {
             return answer(refuse(Refusal::Busy));
         }
-        let timeout = self.append_timeout;
+        let deadline = Instant::now() + self.append_timeout;
         self.forwarded.spawn(async move {
-            answer(door.append(connection, transactions, timeout).await);
+            answer(door.append(connection, transactions, deadline).await);
         });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use actadb::cluster::options::{ClusterOptions, Libp2p, Secret};
+use actadb::cluster::options::{CATCH_UP_BYTES_PER_SECOND_DEFAULT, ClusterOptions, Libp2p, Secret};
 use actadb::database::Database;
 use actadb::model::event::Event;
 use actadb::model::ids::{PartitionId, PartitionKey, with_hash16};
@@ -38,6 +38,7 @@ pub(crate) fn cluster(node: usize, addresses: &[SocketAddr]) -> ClusterOptions {
         listen: addresses[node],
         secret: Secret::new(b"a secret of the tests").expect("long enough"),
         client_address: String::new(),
+        catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND_DEFAULT,
         network: Arc::new(Libp2p),
     }
 }
