@@ -344,7 +344,7 @@ mod tests {
         let mut later = Members::new(hello(0), Some(record)).with_starts(members.starts());
         let refused = later.admit(&start(4, &[30, 41])).expect_err("restored from a backup");
         assert!(matches!(refused, Refusal::OlderStart { node: 1, theirs: 4, ours: 5 }));
-        // However often it is started again; the first of these starts has the number that was seen.
+        // However often it is started again; its first start has the number that was seen.
         for (boot, history) in
             [(5, [30, 41, 51].as_slice()), (6, &[30, 41, 51, 61]), (6, &[51, 61])]
         {

@@ -2,8 +2,9 @@
 //!
 //! Nodes find each other by static addresses. Each node opens two [lanes](lane) to every other one,
 //! long-lived streams that begin with a [handshake](handshake) and then carry [frames](frame) one
-//! way: one for entries, and one for what must not wait behind them. A lane is bounded in bytes; what finds no place is dropped, and the sender is told.
-//! Nothing is repeated here: consensus repeats what matters, and everything else has a deadline.
+//! way: one for entries, and one for what must not wait behind them. A lane is bounded in bytes;
+//! what finds no place is dropped, and the sender is told. Nothing is repeated here: consensus
+//! repeats what matters, and everything else has a deadline.
 //!
 //! The lanes are those of the `mesh`, whatever carries them: libp2p for servers (the feature
 //! `libp2p`, on by default: TCP, encrypted and authenticated by noise, multiplexed by yamux), or

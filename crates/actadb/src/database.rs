@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use actadb_model::event::Event;
 use actadb_model::ids::{BucketId, PartitionId, PartitionKey, Partitioning, hash16};
@@ -32,7 +31,7 @@ use crate::executor::{Executor, read_here};
 use crate::options::Options;
 use crate::reads::{ReadPartition, ReadStream};
 use crate::scrub_board::ScrubBoard;
-use crate::segment_writer_actor::{SegmentWriterActor, Stop};
+use crate::segment_writer_actor::SegmentWriterActor;
 use crate::start::{Starter, queue_size};
 use crate::status::{BucketBoard, NodeStatus, Status};
 use crate::subscriptions::Counts;
@@ -473,36 +472,6 @@ impl Database {
         }
     }
 
-    /// Stops: refuses new appends, waits for those in flight, syncs and saves. Reads of other
-    /// clones go on until they are dropped.
-    pub async fn close(&self) {
-        self.inner.stopping.send_replace(true);
-        if let Some(links) = &self.inner.links {
-            // What this node asked of others must not be unknown to its clients.
-            links.answered_all(self.inner.options.append_timeout).await;
-        }
-        let mut buckets = tokio::task::JoinSet::new();
-        for bucket in &self.inner.buckets {
-            if let Some(parts) = bucket.parts.clone() {
-                let (options, board) = (self.inner.options.clone(), bucket.board.clone());
-                buckets.spawn(stop_bucket(options, board, parts));
-            }
-        }
-        while buckets.join_next().await.is_some() {}
-        if let Some(links) = &self.inner.links {
-            // And what others asked of this one is answered.
-            links.sent_all(STOP_PATIENCE).await;
-        }
-        let _ = self.inner.supervisor.stop_gracefully().await;
-        // The lock goes with the last thread that could write.
-        let gone = async {
-            while Arc::strong_count(&self.inner.directory) > 1 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let _ = tokio::time::timeout(STOP_PATIENCE, gone).await;
-    }
-
     /// The partition of an event, by its id.
     #[must_use]
     pub fn partition_of_event(&self, id: Uuid) -> PartitionId {
@@ -584,20 +553,3 @@ fn refuse_if_in_cluster(options: &Options) -> Result<(), OpenError> {
 
 /// Reads of old entries for other nodes that may be under way for one bucket.
 pub(crate) const FETCHES_MAX: usize = 64;
-
-/// How long a bucket may take to write, sync and save when it stops.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-async fn stop_bucket(options: Options, board: Arc<BucketBoard>, parts: BucketParts) {
-    // Every append in flight holds a permit: all of them back means none is left.
-    let all = u32::try_from(options.permit_bytes).unwrap_or(u32::MAX);
-    // On a full disk they may wait for ever.
-    let patience = if board.no_room() { Duration::ZERO } else { options.append_timeout };
-    let _ = tokio::time::timeout(patience, parts.permits.acquire_many(all)).await;
-    parts.permits.close();
-    let (stopped, is_stopped) = oneshot::channel();
-    let told = parts.writer.tell(Stop(stopped)).await.is_ok();
-    if told && tokio::time::timeout(STOP_PATIENCE, is_stopped).await.is_err() {
-        tracing::error!(bucket = board.bucket.0, "the bucket did not stop in time");
-    }
-}

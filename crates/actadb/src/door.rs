@@ -35,8 +35,8 @@ fn permit_size(transactions: &[Transaction], limit: u64, transaction_limit: u64)
 }
 
 impl PartitionDoor {
-    /// Sends appends of one connection to the partition and waits for their answers, one each, until
-    /// `deadline`.
+    /// Sends appends of one connection to the partition and waits for their answers, one each,
+    /// until `deadline`.
     pub(crate) async fn append(
         &self,
         connection: u64,

@@ -44,7 +44,8 @@ pub enum ReadError {
     /// A majority of the nodes did not answer in time.
     #[error("no majority of the nodes answers; try again")]
     NoQuorum,
-    /// This node does not yet know what it had shown before its start, or what it told a client since.
+    /// This node does not yet know what it had shown before its start, or what it told a client
+    /// since.
     #[error("this node is catching up; try again")]
     CatchingUp,
     /// The bucket did not open.

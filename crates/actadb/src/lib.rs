@@ -32,6 +32,7 @@ pub use actadb_model as model;
 
 mod bells;
 mod clock;
+mod close;
 pub mod cluster;
 pub mod database;
 mod door;

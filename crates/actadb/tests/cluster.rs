@@ -221,8 +221,8 @@ async fn append_much(database: &Database) {
 /// The nodes that are up, as writers see them.
 type Up = Arc<Mutex<Vec<Option<Database>>>>;
 
-/// Appends to one node after the other until it is told to stop, and repeats what was definitely not
-/// appended; answers how many it appended. Every outcome must be known.
+/// Appends to one node after the other until it is told to stop, and repeats what was definitely
+/// not appended; answers how many it appended. Every outcome must be known.
 async fn write(up: Up, stop: Arc<AtomicBool>, of: u64) -> u64 {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -142,7 +142,7 @@ impl Links {
         }
     }
 
-    /// The sequence behind the last event that clients of this node know of by [`tell`](Self::tell).
+    /// The sequence behind the last event that it [tells](Self::tell).
     pub(crate) fn told(&self, partition: PartitionId) -> u64 {
         self.told.get(usize::from(partition.0)).map_or(0, |told| told.load(Ordering::Relaxed))
     }
