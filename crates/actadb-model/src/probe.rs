@@ -50,13 +50,15 @@ pub enum Mistake {
     TailForgotten,
     /// A node whose disk was wiped is let in as the node that it was.
     WipedDiskAdmitted,
+    /// After a start a replica answers before it knows again what it had shown.
+    ServedBeforeCaughtUp,
     /// A subscription looks at the number it waits for after its read instead of before.
     WakeUpLost,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AnswerBeforeSync,
         Self::CutAtFirstBadChecksum,
         Self::UnsyncedFramesServed,
@@ -79,6 +81,7 @@ impl Mistake {
         Self::ReadNotConfirmed,
         Self::TailForgotten,
         Self::WipedDiskAdmitted,
+        Self::ServedBeforeCaughtUp,
     ];
 }
 

@@ -345,7 +345,8 @@ impl ReplicaCore {
             term: self.consensus.term(),
             leader: self.consensus.leader(),
             leads: self.epoch.is_some(),
-            serves: self.consensus.applied() >= self.serves_from,
+            serves: self.consensus.applied() >= self.serves_from
+                || made(Mistake::ServedBeforeCaughtUp),
             matched: self.consensus.matched(),
         }
     }

@@ -1,6 +1,7 @@
 //! One host: the real bucket over a device that forgets, alive or dead.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub struct Host {
     pub rot: Option<Rot>,
     /// The last loss of power may have taken back acknowledgements.
     pub taken_back: bool,
+    /// The sequence behind the last event of each partition that it has shown, in any life.
+    pub shown: BTreeMap<PartitionId, u64>,
 }
 
 impl Host {
@@ -126,6 +129,7 @@ impl Host {
             calm: Rc::new(Cell::new(true)),
             rot: None,
             taken_back: false,
+            shown: BTreeMap::new(),
         }
     }
 

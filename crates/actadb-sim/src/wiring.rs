@@ -317,13 +317,32 @@ impl World {
     fn read(&mut self, host: u8, id: u64) {
         let Some(life) = &self.host(host).life else { return };
         let Some(pending) = self.reads.get(&id) else { return };
-        let answered = perform_read(&life.reader, &pending.what);
-        let text = answered.as_ref().err().map(ToString::to_string);
-        self.may_fail(host, text.as_ref());
-        let answered = answered.ok();
+        let serves = !self.is_cluster() || life.writer_side.stats().serves;
+        let (partition, what) = (pending.what.partition, pending.what.clone());
+        let answered = if serves {
+            let next = life.reader.next_sequence(partition);
+            let answered = perform_read(&life.reader, &what);
+            let text = answered.as_ref().err().map(ToString::to_string);
+            self.may_fail(host, text.as_ref());
+            self.shows(host, partition, next);
+            answered.ok()
+        } else {
+            // It is told to try again.
+            None
+        };
         let event = Event::ReadAnswer { host, life: self.host(host).lives, read: id, answered };
         let delay = delay_ns(&mut self.dice);
         self.schedule.after(delay, event);
+    }
+
+    /// What a host of several has shown once, it shows for ever.
+    fn shows(&mut self, host: u8, partition: PartitionId, next: u64) {
+        if !self.is_cluster() {
+            return;
+        }
+        let shown = self.host_mut(host).shown.entry(partition).or_default();
+        assert!(next >= *shown, "host {host} showed {shown} events of {partition}, now {next}");
+        *shown = next;
     }
 
     /// A read may fail while something is damaged or the disk has stopped, and only then.
