@@ -114,6 +114,12 @@ const PARTS: &[(&str, &str, Run)] = &[
         Seeded(cluster::pause_and_kill),
     ),
     (
+        "cluster-restart",
+        "SIGTERM for each of three nodes in turn, under load: no outcome is unknown",
+        Seeded(cluster::restart),
+    ),
+    ("cluster-example", "docs/examples/cluster: three nodes, failovers", Fixed(cluster::example)),
+    (
         "cluster-small-disk",
         "of three nodes one has 24 MiB, which fill: the others go on, and it catches up later",
         Fixed(cluster::small_disk),
@@ -139,6 +145,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         programs::MOUNT,
         programs::PRLIMIT,
         programs::IP,
+        programs::UNSHARE,
+        programs::PYTHON,
+        programs::REDIS_CLI,
     ])?;
     let binary = programs::server_binary(binary)?;
 

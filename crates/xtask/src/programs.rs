@@ -53,6 +53,9 @@ pub(crate) const PRLIMIT: Program =
 /// Makes networks.
 pub(crate) const IP: Program =
     Program { name: "ip", check: &["-V"], install: "Debian package iproute2" };
+/// Runs a program in a network of its own.
+pub(crate) const UNSHARE: Program =
+    Program { name: "unshare", check: &["-V"], install: "Debian package util-linux" };
 /// Version control.
 pub(crate) const GIT: Program =
     Program { name: "git", check: &["--version"], install: "Debian package git" };

@@ -2,6 +2,7 @@
 //! and killed, under load on every node. What clients were told holds on every node afterwards.
 
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::resp::{Client, Value, said};
 use super::slow::Stopped;
 use super::small_disk::{Disk, STEPS};
 use crate::dice::Dice;
+use crate::programs;
 use crate::server_process::{Home, ServerProcess};
 
 const NODES: usize = 3;
@@ -24,7 +26,9 @@ const LONG_REST: Duration = Duration::from_secs(1);
 /// Shorter than a fault lasts: a node that is cut off tells its clients so, meanwhile.
 const TIMEOUT: (&str, &str) = ("append.timeout_ms", "1500");
 /// What a client may hear while a node or the network is out of order.
-const TOLD: [&str; 5] = ["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN", "TIMEOUT", "DISKFULL"];
+const TOLD: &[&str] = &["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN", "TIMEOUT", "DISKFULL"];
+/// What it may hear when nodes come and go in order: nothing was appended, try again.
+const DEFINITE: &[&str] = &["CLUSTERDOWN", "TRYAGAIN"];
 
 /// Three nodes with clients on each.
 struct Cluster<'a> {
@@ -35,6 +39,7 @@ struct Cluster<'a> {
     ledger: Ledger,
     rounds: u64,
     rest: Duration,
+    may_hear: &'static [&'static str],
 }
 
 fn with_cluster(
@@ -73,7 +78,8 @@ impl<'a> Cluster<'a> {
         })?;
         let loads = homes.iter().map(|_| None).collect();
         let ledger = Ledger::default();
-        Ok(Self { network, homes, servers, loads, ledger, rounds: 0, rest: REST })
+        let (rounds, rest, may_hear) = (0, REST, TOLD);
+        Ok(Self { network, homes, servers, loads, ledger, rounds, rest, may_hear })
     }
 
     /// Starts clients of all nodes.
@@ -126,7 +132,8 @@ impl<'a> Cluster<'a> {
     /// Ends the load, and holds what clients were told against every node.
     fn end(&mut self) -> Result<String, String> {
         self.quiet()?;
-        if let Some(code) = self.ledger.errors.keys().find(|code| !TOLD.contains(&code.as_str())) {
+        let strange = |code: &&String| !self.may_hear.contains(&code.as_str());
+        if let Some(code) = self.ledger.errors.keys().find(strange) {
             return Err(format!("clients heard {code}: {:?}", self.ledger.errors));
         }
         let mut told = String::new();
@@ -145,6 +152,14 @@ impl<'a> Cluster<'a> {
             }
             told = self.ledger.audit(address).map_err(|error| format!("node {node}: {error}"))?;
         }
+        let mut agreed = Ok(());
+        let agree = || {
+            agreed = self.agree();
+            agreed.is_ok()
+        };
+        if until(PATIENCE, agree).is_err() {
+            return agreed.map(|()| String::new());
+        }
         for server in self.servers.iter_mut().filter_map(Option::take) {
             server.terminate()?;
         }
@@ -152,6 +167,49 @@ impl<'a> Cluster<'a> {
             home.check()?;
         }
         Ok(format!("errors {:?}; on each node {told}", self.ledger.errors))
+    }
+}
+
+impl Cluster<'_> {
+    /// What nodes tell operators fits together: each bucket is led by one, and all are there.
+    fn agree(&self) -> Result<(), String> {
+        let (mut leads, mut leaders) = (0.0, Vec::new());
+        for node in 0..NODES {
+            let server = self.server(node)?;
+            leads += server.metric("actadb_leads")?;
+            let connected = server.metric("actadb_node_connected")?;
+            if connected != (NODES - 1) as f64 {
+                return Err(format!("node {node} is connected to {connected} others"));
+            }
+            let (code, body) = server.http("/health/ready")?;
+            if code != 200 || body.contains("bucket") {
+                return Err(format!("node {node} is not well: {code} {body}"));
+            }
+            let mut client = Client::connect(server.address()).map_err(said)?;
+            let info = client.call(&["INFO", "replication"]).map_err(said)?;
+            let info = info.text().ok_or("INFO is no text")?;
+            leaders.push(info.matches("role=leader").count());
+            let nodes = client.call(&["CLUSTER", "NODES"]).map_err(said)?;
+            if nodes.text().is_none_or(|nodes| nodes.matches("connected").count() != NODES) {
+                return Err(format!("node {node}: CLUSTER NODES: {nodes:?}"));
+            }
+        }
+        match (leads, leaders.iter().sum::<usize>()) {
+            (2.0, 2) => Ok(()),
+            _ => Err(format!("{leads} of 2 buckets are led by metrics, by INFO {leaders:?}")),
+        }
+    }
+
+    /// Waits until a node that was started has what the others have.
+    fn caught_up(&self, node: usize) -> Result<(), String> {
+        let address = self.server(node)?.address();
+        let mut told = None;
+        let waited = until(PATIENCE, || {
+            told = Client::connect(address).and_then(|mut c| c.call(&["CLUSTER", "INFO"])).ok();
+            let text = told.as_ref().and_then(Value::text).unwrap_or_default();
+            text.contains("cluster_state:ok") && text.matches("lag=0").count() >= 2
+        });
+        waited.map(drop).map_err(|error| format!("node {node} catches up: {error}: {told:?}"))
     }
 }
 
@@ -234,6 +292,49 @@ pub(super) fn pause_and_kill(binary: &Path, dice: &mut Dice) -> Result<String, S
         cluster.go_on(300, |_| true)?;
         Ok(format!("{ROUNDS} leaders stopped, {ROUNDS} nodes killed"))
     })
+}
+
+/// Stops each node in turn with SIGTERM under load and starts it again, as for a new version.
+pub(super) fn restart(binary: &Path, dice: &mut Dice) -> Result<String, String> {
+    with_cluster(binary, dice, |cluster, _| {
+        cluster.may_hear = DEFINITE;
+        let mut took = Vec::new();
+        for node in (0..NODES).chain([0]) {
+            cluster.go_on(300, |_| true)?;
+            let server = cluster.servers[node].take().ok_or("a node is down")?;
+            took.push(format!("{:.2} s", server.terminate()?.as_secs_f64()));
+            if let Some(load) = cluster.loads[node].take() {
+                load.join(&mut cluster.ledger)?;
+            }
+            let others = cluster.go_on(300, |other| other != node);
+            others.map_err(|error| format!("node {node} was stopped: {error}"))?;
+            let home = &cluster.homes[node];
+            let command = cluster.network.serve_command(node, home);
+            cluster.servers[node] = Some(home.start_command(command)?);
+            cluster.load(node)?;
+            cluster.caught_up(node)?;
+        }
+        cluster.go_on(300, |_| true)?;
+        Ok(format!("stops took {}", took.join(", ")))
+    })
+}
+
+/// The scripts of docs/examples/cluster, in a network of their own: their ports are fixed.
+pub(super) fn example(binary: &Path) -> Result<String, String> {
+    let run = |words: &str| {
+        let script = format!("ip link set lo up && exec {words}");
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", &script]).current_dir(programs::workspace());
+        let printed = programs::output(&mut command)?;
+        Ok::<_, String>(String::from_utf8_lossy(&printed).into_owned())
+    };
+    let binary = binary.display();
+    let shown = run(&format!("docs/examples/cluster/three-nodes.sh {binary}"))?;
+    if shown.lines().last().map(str::trim) != Some("1") {
+        return Err(format!("three-nodes.sh does not end with version 1:\n{shown}"));
+    }
+    let told = run(&format!("python3 docs/examples/cluster/failover.py {binary} 2"))?;
+    Ok(told.trim().replace('\n', "; "))
 }
 
 /// The disk of a leader fills, and those of the others do not.
