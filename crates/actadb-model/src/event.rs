@@ -90,8 +90,6 @@ impl Event {
     /// When it was put together from spans that nobody checked.
     #[must_use]
     pub fn as_ref(&self) -> EventRef<'_> {
-        let part = |span: &Range<u32>| &self.record[span.start as usize..span.end as usize];
-        let text = |span| std::str::from_utf8(part(span)).expect("the decoder checked the text");
         EventRef {
             id: self.head.id,
             partition_key: self.head.partition_key,
@@ -100,11 +98,19 @@ impl Event {
             sequence: self.head.sequence,
             version: self.head.version,
             timestamp_ns: self.head.timestamp_ns,
-            stream: text(&self.spans.stream),
-            name: text(&self.spans.name),
-            metadata: part(&self.spans.metadata),
-            payload: part(&self.spans.payload),
+            stream: self.stream(),
+            name: self.name(),
+            metadata: self.metadata(),
+            payload: self.payload(),
         }
+    }
+
+    fn part(&self, span: &Range<u32>) -> &[u8] {
+        &self.record[span.start as usize..span.end as usize]
+    }
+
+    fn text(&self, span: &Range<u32>) -> &str {
+        std::str::from_utf8(self.part(span)).expect("the decoder checked the text")
     }
 
     /// A copy that keeps nothing alive but itself: for whoever may hold it for long, where the
@@ -179,24 +185,24 @@ impl Event {
     /// Its stream.
     #[must_use]
     pub fn stream(&self) -> &str {
-        self.as_ref().stream
+        self.text(&self.spans.stream)
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.as_ref().name
+        self.text(&self.spans.name)
     }
 
     /// Its metadata.
     #[must_use]
     pub fn metadata(&self) -> &[u8] {
-        self.as_ref().metadata
+        self.part(&self.spans.metadata)
     }
 
     /// Its payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        self.as_ref().payload
+        self.part(&self.spans.payload)
     }
 }
