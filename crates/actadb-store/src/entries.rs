@@ -1,7 +1,9 @@
 //! Reading entries again by their index, for replicas that are behind. Committed entries only.
 //!
 //! No index leads from an entry's index to its place: a segment is read from its beginning. Who
-//! catches up reads on, so the place where the last answer ended is kept.
+//! catches up reads on, so the places where the last answers ended are kept.
+
+use std::collections::VecDeque;
 
 use actadb_log::error::{Damage, LogError};
 use actadb_log::format::{FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -13,11 +15,15 @@ use crate::error::ReadError;
 use crate::reader::Reader;
 use crate::walk::entry_of;
 
+/// Places that are kept: for as many replicas as may be behind at once, and some more.
+const PLACES: usize = 8;
+
 /// A reader of committed entries that goes on where it ended.
 #[derive(Debug)]
 pub struct EntryReader {
     reader: Reader,
-    at: Option<Position>,
+    /// Where answers ended, the last one first.
+    ends: VecDeque<Position>,
 }
 
 /// Where a frame begins, and what is before it.
@@ -32,7 +38,7 @@ impl EntryReader {
     /// A reader that has read nothing.
     #[must_use]
     pub fn new(reader: Reader) -> Self {
-        Self { reader, at: None }
+        Self { reader, ends: VecDeque::with_capacity(PLACES) }
     }
 
     /// Entries from `first` on, before `end`, up to `max_bytes` of bodies, or one that is larger.
@@ -41,8 +47,9 @@ impl EntryReader {
     /// # Errors
     /// Damage, or what the device says.
     pub fn read(&mut self, first: u64, end: u64, max_bytes: u64) -> Result<Vec<Entry>, ReadError> {
-        let mut at = match self.at.take().filter(|at| at.before.index + 1 == first) {
-            Some(at) => at,
+        // It stays: what was lost on the way is asked for again.
+        let mut at = match self.ends.iter().find(|at| at.before.index + 1 == first) {
+            Some(at) => *at,
             None => self.segment_of(first)?,
         };
         let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -75,7 +82,8 @@ impl EntryReader {
                 }
             }
         }
-        self.at = Some(at);
+        self.ends.truncate(PLACES - 1);
+        self.ends.push_front(at);
         Ok(entries)
     }
 

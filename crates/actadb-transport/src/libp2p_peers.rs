@@ -1,5 +1,5 @@
-//! Peers over libp2p: TCP, noise, yamux, one outgoing stream per node. The keys of the nodes, which
-//! noise has authenticated, name the ends of a stream.
+//! Peers over libp2p: TCP, noise, yamux, two outgoing streams per node. The keys of the nodes,
+//! which noise has authenticated, name the ends of a stream.
 
 use std::collections::HashMap;
 use std::error::Error;

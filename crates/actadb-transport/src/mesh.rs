@@ -75,8 +75,8 @@ pub(crate) trait Dial: Clone + Send + 'static {
 #[derive(Debug)]
 pub(crate) struct Mesh {
     lanes: Arc<Lanes>,
-    /// Ends with the last handle.
-    _tasks: JoinSet<()>,
+    /// End with the last handle.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl PeerTransport for Mesh {
@@ -84,10 +84,17 @@ impl PeerTransport for Mesh {
         self.lanes.of(node, |open| open.is_some_and(|open| open.sender(lane).try_send(frame)))
     }
 
-    fn is_idle(&self) -> bool {
-        let empty = |open: &Open| open.entries.is_empty() && open.control.is_empty();
-        (0..self.lanes.0.len())
-            .all(|node| self.lanes.of(node as u8, |open| open.is_none_or(|open| empty(open))))
+    fn is_idle(&self, lane: LaneKind) -> bool {
+        let is_empty =
+            |open: Option<&mut Open>| open.is_none_or(|open| open.sender(lane).is_empty());
+        (0..self.lanes.0.len()).all(|node| self.lanes.of(node as u8, is_empty))
+    }
+
+    fn close(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        for node in 0..self.lanes.0.len() {
+            self.lanes.set(node as u8, None);
+        }
     }
 
     fn is_connected(&self, node: u8) -> bool {
@@ -130,7 +137,7 @@ impl Mesh {
                 tasks.spawn(connector.run());
             }
         }
-        (Arc::new(Self { lanes, _tasks: tasks }), receiver)
+        (Arc::new(Self { lanes, tasks: Mutex::new(tasks) }), receiver)
     }
 }
 

@@ -19,8 +19,11 @@ pub trait PeerTransport: Send + Sync + Debug {
     #[must_use]
     fn send(&self, node: u8, lane: LaneKind, frame: Frame) -> bool;
 
-    /// Whether every frame that was handed over is on its way, or was dropped.
-    fn is_idle(&self) -> bool;
+    /// Whether every frame that was handed to lanes of this kind is on its way, or was dropped.
+    fn is_idle(&self, lane: LaneKind) -> bool;
+
+    /// Closes all lanes, both ways, and opens none any more.
+    fn close(&self);
 
     /// Whether there is a connection to a node.
     fn is_connected(&self, node: u8) -> bool;

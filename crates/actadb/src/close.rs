@@ -19,8 +19,7 @@ impl Database {
     pub async fn close(&self) {
         self.inner.stopping.send_replace(true);
         if let Some(links) = &self.inner.links {
-            // What this node asked of others must not be unknown to its clients.
-            links.answered_all(self.inner.options.append_timeout).await;
+            links.door.save_starts(&self.inner.executor);
         }
         let mut buckets = tokio::task::JoinSet::new();
         for bucket in &self.inner.buckets {
@@ -29,10 +28,14 @@ impl Database {
                 buckets.spawn(stop_bucket(options, board, parts));
             }
         }
+        if let Some(links) = &self.inner.links {
+            // What this node asked of others must not be unknown to its clients.
+            links.answered_all(self.inner.options.append_timeout).await;
+        }
         while buckets.join_next().await.is_some() {}
         if let Some(links) = &self.inner.links {
-            // And what others asked of this one is answered.
-            links.sent_all(STOP_PATIENCE).await;
+            // Nor what others asked of this one to theirs.
+            links.close(STOP_PATIENCE).await;
         }
         let _ = self.inner.supervisor.stop_gracefully().await;
         // The lock goes with the last thread that could write.

@@ -78,6 +78,14 @@ pub(crate) struct BucketHandle {
     pub(crate) parts: Option<BucketParts>,
 }
 
+impl BucketHandle {
+    /// Why it cannot be read.
+    pub(crate) fn closed(&self) -> ReadError {
+        let reason = self.board.closed().unwrap_or(ClosedReason::Stopping);
+        ReadError::Closed { bucket: self.board.bucket.0, reason }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct BucketParts {
     pub(crate) reader: Reader,
@@ -497,12 +505,11 @@ impl Database {
         }
         let bucket = self.bucket_of(partition);
         match &bucket.parts {
-            Some(parts) if self.knows(partition, &parts.reader) => Ok(parts.reader.clone()),
+            Some(parts) if self.inner.links.is_none() || bucket.board.serves() => {
+                Ok(parts.reader.clone())
+            }
             Some(_) if bucket.board.closed().is_none() => Err(ReadError::CatchingUp),
-            _ => Err(ReadError::Closed {
-                bucket: bucket.board.bucket.0,
-                reason: bucket.board.closed().unwrap_or(ClosedReason::Stopping),
-            }),
+            _ => Err(bucket.closed()),
         }
     }
 
@@ -513,13 +520,23 @@ impl Database {
         events: usize,
         job: impl Fn(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let reader = match self.reader(partition) {
-            Err(ReadError::CatchingUp) => {
-                Box::pin(self.caught_up(partition)).await;
-                self.reader(partition)?
-            }
-            reader => reader?,
-        };
+        if let Some(links) = &self.inner.links
+            && self.has(partition, links.told(partition)) != Ok(true)
+        {
+            // In a box: few reads wait here, and every connection would have room for it.
+            Box::pin(self.caught_up(partition)).await?;
+        }
+        self.read_on(partition, events, job).await
+    }
+
+    /// As [`read`](Self::read), for who has waited already until this node knows what it must.
+    pub(crate) async fn read_on<T: Send + 'static>(
+        &self,
+        partition: PartitionId,
+        events: usize,
+        job: impl Fn(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let reader = self.reader(partition)?;
         self.inner.reads.fetch_add(1, Ordering::Relaxed);
         let job = move || job(&reader);
         let here = if events <= INLINE_READ_EVENTS { read_here(&job) } else { None };

@@ -142,8 +142,7 @@ impl Database {
             return Err(SubscribeError::Empty);
         }
         for source in &sources {
-            self.caught_up(source.partition()).await;
-            self.reader(source.partition())?;
+            self.caught_up(source.partition()).await?;
         }
         Ok(sources)
     }
@@ -154,7 +153,7 @@ impl Database {
             Source::Partition(partition) => Ok(self.reader(*partition)?.next_sequence(*partition)),
             Source::Stream(stream, partition) => {
                 let (stream, partition) = (stream.clone(), *partition);
-                let head = self.read(partition, 1, move |reader| {
+                let head = self.read_on(partition, 1, move |reader| {
                     reader.stream_head(stream.as_str(), partition)
                 });
                 Ok(head.await?.map_or(0, |head| head.version + 1))
@@ -256,8 +255,7 @@ impl Database {
         let nothing_can_come = look.scan.from > look.scan.to;
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         // In a box: thousands of connections may wait here, and few of them for this.
-        Box::pin(self.caught_up(look.partition)).await;
-        self.reader(look.partition)?;
+        Box::pin(self.caught_up(look.partition)).await?;
         let bell = Arc::new(Bell::default());
         let _hung = self.hang(&bell, look.partition, vec![place]);
         let mut stopping = self.inner.stopping.subscribe();
@@ -302,7 +300,7 @@ impl Database {
             };
             Ok((page, newest))
         };
-        let (page, newest) = self.read(partition, scan.count, read).await?;
+        let (page, newest) = self.read_on(partition, scan.count, read).await?;
         look.since = newest;
         Ok(page)
     }

@@ -3,12 +3,11 @@
 use actadb_model::ids::PartitionId;
 use actadb_model::outcome::{AppendError, AppendResult, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
-use actadb_store::reader::Reader;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::bells::{Bell, Place};
 use crate::cluster::links::{Links, node_of};
@@ -66,10 +65,12 @@ impl Database {
             if !not_the_leader(&results) {
                 return results;
             }
-            if Instant::now() + LOOK_AGAIN >= deadline || *self.inner.stopping.borrow() {
+            if Instant::now() + LOOK_AGAIN < deadline {
+                sleep(LOOK_AGAIN).await;
+            }
+            if Instant::now() >= deadline || *self.inner.stopping.borrow() {
                 return vec![Err(Refusal::NoQuorum.into()); count];
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -144,21 +145,38 @@ impl Database {
         }
     }
 
-    /// Whether all can be read here that this node showed before its start, and that clients of it
-    /// were told since.
-    pub(crate) fn knows(&self, partition: PartitionId, reader: &Reader) -> bool {
-        let Some(links) = &self.inner.links else { return true };
-        self.bucket_of(partition).board.serves()
-            && reader.next_sequence(partition) >= links.told(partition)
+    /// Waits until all can be read here that this node showed before its start, and that its
+    /// clients were told until now, for as long as an append may take.
+    ///
+    /// # Errors
+    /// [`ReadError::CatchingUp`] when that is too long; [`ReadError::Closed`] when it can never be.
+    pub(crate) async fn caught_up(&self, partition: PartitionId) -> Result<(), ReadError> {
+        // What is told later is no business of this read: it would wait for ever.
+        let told = self.inner.links.as_ref().map_or(0, |links| links.told(partition));
+        let deadline = Instant::now() + self.inner.options.append_timeout;
+        while !self.has(partition, told)? {
+            if Instant::now() >= deadline {
+                return Err(ReadError::CatchingUp);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
-    /// Waits until this node [knows](Self::knows) what it must, or an append would give up.
-    pub(crate) async fn caught_up(&self, partition: PartitionId) {
-        let deadline = Instant::now() + self.inner.options.append_timeout;
-        while matches!(self.reader(partition), Err(ReadError::CatchingUp))
-            && Instant::now() < deadline
-        {
-            tokio::time::sleep(LOOK_AGAIN).await;
+    /// Whether all before a sequence can be read here, and all that this node showed before its
+    /// start.
+    ///
+    /// # Errors
+    /// As [`caught_up`](Self::caught_up).
+    pub(crate) fn has(&self, partition: PartitionId, sequence: u64) -> Result<bool, ReadError> {
+        match self.reader(partition) {
+            Ok(reader) if reader.next_sequence(partition) >= sequence => Ok(true),
+            Ok(_) | Err(ReadError::CatchingUp) => {
+                let bucket = self.bucket_of(partition);
+                // It moves no more.
+                if bucket.board.closed().is_some() { Err(bucket.closed()) } else { Ok(false) }
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -230,14 +230,16 @@ impl Links {
         }
     }
 
-    /// Waits until what was sent is on its way, up to a time.
-    pub(crate) async fn sent_all(&self, patience: Duration) {
+    /// Waits until the answers that other nodes wait for are on their way, up to a time, and hears
+    /// and says nothing any more.
+    pub(crate) async fn close(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        while !self.transport.is_idle() && Instant::now() < deadline {
+        while !self.transport.is_idle(LaneKind::Control) && Instant::now() < deadline {
             sleep(LOOK_AGAIN).await;
         }
-        // The last of it may still be between a lane and a socket.
+        // The last of them may still be between a lane and a socket.
         sleep(LINGER).await;
+        self.transport.close();
     }
 
     /// How a node is doing, as it said last.
