@@ -65,9 +65,7 @@ impl Database {
             if !not_the_leader(&results) {
                 return results;
             }
-            if Instant::now() + LOOK_AGAIN < deadline {
-                sleep(LOOK_AGAIN).await;
-            }
+            sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)).await;
             if Instant::now() >= deadline || *self.inner.stopping.borrow() {
                 return vec![Err(Refusal::NoQuorum.into()); count];
             }
