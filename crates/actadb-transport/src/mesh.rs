@@ -121,7 +121,7 @@ impl Mesh {
     {
         let Settings { node, peers, secret, admission, .. } = settings;
         let (events, receiver) = mpsc::channel(PEER_EVENTS);
-        let gate = Arc::new(Gate { secret, admission, events });
+        let gate = Arc::new(Gate { secret, admission, events, refused: Mutex::new(None) });
         let lanes = Arc::new(Lanes(peers.iter().map(|_| Mutex::new(None)).collect()));
         tasks.spawn(accept(gate.clone(), incoming));
         for (number, address) in peers.into_iter().enumerate() {
@@ -232,11 +232,11 @@ async fn listen_to<S: Pipe>(
         Ok::<_, String>((gate.welcome(&mut link).await?, link.stream))
     };
     let (node, stream) = match timeout(PATIENCE, welcome).await {
-        Ok(Ok(welcomed)) => welcomed,
-        Ok(Err(error)) => {
-            tracing::warn!(%from, %error, "a node was not let in");
-            return;
+        Ok(Ok(welcomed)) => {
+            gate.tell_refusal(&from, None);
+            welcomed
         }
+        Ok(Err(error)) => return gate.tell_refusal(&from, Some(error)),
         Err(_elapsed) => {
             tracing::debug!(%from, "a handshake took too long");
             return;
@@ -287,9 +287,20 @@ struct Gate {
     secret: Secret,
     admission: Arc<dyn Admission>,
     events: mpsc::Sender<PeerEvent>,
+    /// Why somebody was not let in the last time: who is refused comes again every two seconds.
+    refused: Mutex<Option<String>>,
 }
 
 impl Gate {
+    /// Tells why somebody was not let in, if that is news; `None`: somebody was.
+    fn tell_refusal(&self, from: &str, error: Option<String>) {
+        let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error.as_ref().filter(|error| last.as_ref() != Some(error)) {
+            tracing::warn!(%from, %error, "a node was not let in");
+        }
+        *last = error;
+    }
+
     fn introduction<S>(&self, link: &Link<S>) -> Introduction {
         let (hello, record) = self.admission.introduce();
         let proof = self.secret.proof(&link.here, &link.there);
