@@ -41,7 +41,7 @@ const PAYLOAD_BYTES: usize = 256;
 const INDEXED: u32 = 500_000;
 
 fn identity() -> LogIdentity {
-    LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(0) }
+    LogIdentity::new(Uuid::from_u128(1), BucketId(0))
 }
 
 fn numbered() -> Numbered {

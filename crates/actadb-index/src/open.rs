@@ -1,5 +1,6 @@
 //! The index of a segment that still grows: hashes and 32-bit places in memory, nothing else.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -61,7 +62,10 @@ impl Chain {
 pub struct OpenIndex {
     lanes: BTreeMap<u16, Lane>,
     groups: HashedMap<SmallVec<[Chain; 1]>>,
-    keys: HashedMap<SmallVec<[u32; 2]>>,
+    /// The first place of each key.
+    keys: HashedMap<u32>,
+    /// The other places of keys that share a hash.
+    more_places: BTreeMap<u64, Vec<u32>>,
     terms: Vec<(u64, u64)>,
     postings: usize,
     key_places: usize,
@@ -112,7 +116,10 @@ impl OpenIndex {
 
     /// Adds a place of a key.
     pub fn add_key(&mut self, key: u64, place: u32) {
-        self.keys.entry(key).or_default().push(place);
+        match self.keys.entry(key) {
+            Entry::Vacant(new) => drop(new.insert(place)),
+            Entry::Occupied(_) => self.more_places.entry(key).or_default().push(place),
+        }
         self.key_places += 1;
     }
 
@@ -213,7 +220,9 @@ impl OpenIndex {
     /// Candidates for a key.
     #[must_use]
     pub fn key_places(&self, key: u64) -> SmallVec<[u32; 2]> {
-        self.keys.get(&key).cloned().unwrap_or_default()
+        let Some(first) = self.keys.get(&key) else { return SmallVec::new() };
+        let more = self.more_places.get(&key).into_iter().flatten();
+        std::iter::once(first).chain(more).copied().collect()
     }
 
     /// All postings, sorted.
@@ -234,7 +243,8 @@ impl OpenIndex {
     #[expect(clippy::iter_over_hash_type, reason = "sorted before anyone sees it")]
     pub(crate) fn sorted_keys(&self) -> Vec<(u64, u32)> {
         let mut all = Vec::with_capacity(self.key_places);
-        for (key, places) in &self.keys {
+        all.extend(self.keys.iter().map(|(key, place)| (*key, *place)));
+        for (key, places) in &self.more_places {
             all.extend(places.iter().map(|place| (*key, *place)));
         }
         all.sort_unstable();

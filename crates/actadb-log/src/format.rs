@@ -68,20 +68,36 @@ struct RawBatchHead {
 /// is not one of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogIdentity {
-    /// Id of the database.
-    pub database: Uuid,
-    /// The bucket.
-    pub bucket: BucketId,
+    database: Uuid,
+    bucket: BucketId,
+    seed: u32,
 }
 
 impl LogIdentity {
+    /// The identity of a bucket of a database.
+    #[must_use]
+    pub fn new(database: Uuid, bucket: BucketId) -> Self {
+        let seed =
+            crc32c::crc32c_append(crc32c::crc32c(database.as_bytes()), &bucket.0.to_le_bytes());
+        Self { database, bucket, seed }
+    }
+
+    /// Id of the database.
+    #[must_use]
+    pub fn database(self) -> Uuid {
+        self.database
+    }
+
+    /// The bucket.
+    #[must_use]
+    pub fn bucket(self) -> BucketId {
+        self.bucket
+    }
+
     /// The start value of the checksums of frames and records.
     #[must_use]
-    pub fn checksum_seed(&self) -> u32 {
-        crc32c::crc32c_append(
-            crc32c::crc32c(self.database.as_bytes()),
-            &self.bucket.0.to_le_bytes(),
-        )
+    pub fn checksum_seed(self) -> u32 {
+        self.seed
     }
 }
 
@@ -138,9 +154,9 @@ impl SegmentHeader {
         let mut raw = RawSegment {
             magic: SEGMENT_MAGIC,
             version: self.version.into(),
-            bucket: self.identity.bucket.0.into(),
+            bucket: self.identity.bucket().0.into(),
             zero: self.zeros[0].into(),
-            database: *self.identity.database.as_bytes(),
+            database: *self.identity.database().as_bytes(),
             number: self.number.into(),
             first_index: self.first_index.into(),
             previous_checksum: self.previous_checksum.into(),
@@ -167,10 +183,7 @@ impl SegmentHeader {
             return HeaderRead::Newer(raw.version.get());
         }
         HeaderRead::Good(Self {
-            identity: LogIdentity {
-                database: Uuid::from_bytes(raw.database),
-                bucket: BucketId(raw.bucket.get()),
-            },
+            identity: LogIdentity::new(Uuid::from_bytes(raw.database), BucketId(raw.bucket.get())),
             number: raw.number.get(),
             first_index: raw.first_index.get(),
             previous_checksum: raw.previous_checksum.get(),
@@ -343,7 +356,7 @@ mod tests {
     use super::*;
 
     fn identity() -> LogIdentity {
-        LogIdentity { database: Uuid::from_u128(5), bucket: BucketId(3) }
+        LogIdentity::new(Uuid::from_u128(5), BucketId(3))
     }
 
     #[test]
@@ -365,7 +378,7 @@ mod tests {
         assert_eq!(FrameHeader::decode(seed, &header.encode()), FrameRead::Good(header));
         assert!(header.matches(seed, b"body"));
         assert!(!header.matches(seed, b"bodi"));
-        let other = LogIdentity { bucket: BucketId(4), ..identity() };
+        let other = LogIdentity::new(Uuid::from_u128(5), BucketId(4));
         assert_eq!(FrameHeader::decode(other.checksum_seed(), &header.encode()), FrameRead::Bad);
     }
 

@@ -282,7 +282,7 @@ mod tests {
     use actadb_model::ids::BucketId;
 
     fn identity() -> LogIdentity {
-        LogIdentity { database: Uuid::from_u128(9), bucket: BucketId(0) }
+        LogIdentity::new(Uuid::from_u128(9), BucketId(0))
     }
 
     fn state(synced_index: u64) -> SlotState {

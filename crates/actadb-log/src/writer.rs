@@ -285,6 +285,9 @@ impl LogWriter {
     }
 }
 
+/// What is filled with is written in pieces of this size.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// Writes zeros behind a frame that reached blocks never written. A large frame goes without: the
 /// disk's bandwidth would pay more for the zeros than the next syncs gain.
 fn fill_ahead(segment: &mut OpenSegment, frame_bytes: u64, step: u64) -> io::Result<()> {
@@ -293,12 +296,15 @@ fn fill_ahead(segment: &mut OpenSegment, frame_bytes: u64, step: u64) -> io::Res
         return Ok(());
     }
     segment.filled = from.next_multiple_of(step).min(segment.allocated);
-    let zeros = vec![0; (segment.filled - from) as usize];
-    match segment.file.write_all_at(&zeros, from) {
-        // Where space cannot be reserved there may be none; the frames get what there is.
-        Err(error) if is_no_room(&error) => Ok(()),
-        done => done,
+    for at in (from..segment.filled).step_by(ZEROS.len()) {
+        let count = (segment.filled - at).min(ZEROS.len() as u64);
+        match segment.file.write_all_at(&ZEROS[..count as usize], at) {
+            // Where space cannot be reserved there may be none; the frames get what there is.
+            Err(error) if is_no_room(&error) => return Ok(()),
+            done => done?,
+        }
     }
+    Ok(())
 }
 
 /// Extends the allocation to at least `end`, in steps, never past the segment's size.

@@ -27,7 +27,7 @@ fn settings(disk: &SimDisk) -> LogSettings {
     LogSettings {
         disk: Arc::new(disk.clone()),
         dir: dir(),
-        identity: LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(2) },
+        identity: LogIdentity::new(Uuid::from_u128(1), BucketId(2)),
         segment_bytes: SEGMENT_BYTES,
         zero_fill_bytes: 16 << 10,
     }
@@ -249,7 +249,7 @@ fn segments_missing_truncated_foreign_or_newer_are_refused_by_name() {
 
     let disk = build();
     let mut foreign = settings(&disk);
-    foreign.identity.database = Uuid::from_u128(77);
+    foreign.identity = LogIdentity::new(Uuid::from_u128(77), foreign.identity.bucket());
     let error = Recovery::start(foreign, synced(0))
         .and_then(|mut recovery| recovery.scan::<LogError>(|_, _| Ok(())));
     assert!(matches!(error, Err(LogError::Foreign { .. })));

@@ -1,9 +1,10 @@
 //! Partition keys, partitions, buckets, and how an id names its partition.
 
 use std::fmt;
-use uuid::Uuid;
 
-use crate::default_keys::default_key;
+use sha1::{Digest, Sha1};
+use uuid::{Builder, Uuid};
+
 use crate::limits::{BUCKETS_MAX, PARTITIONS_MAX};
 use crate::names::StreamId;
 
@@ -46,7 +47,11 @@ impl PartitionKey {
     /// The default key of a stream: the UUIDv5 of its id in [`STREAM_NAMESPACE`].
     #[must_use]
     pub fn of_stream(stream: &str) -> Self {
-        default_key(stream)
+        let namespace = STREAM_NAMESPACE.as_bytes();
+        let hash = Sha1::new().chain_update(namespace).chain_update(stream).finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        Self(Builder::from_sha1_bytes(bytes).into_uuid())
     }
 
     /// The key as a UUID.
@@ -200,6 +205,14 @@ mod tests {
         let layout = Partitioning::new(32, 4).expect("valid");
         assert_eq!(layout.partition_of(key), PartitionId(12));
         assert_eq!(layout.bucket_of(PartitionId(12)), BucketId(0));
+    }
+
+    #[test]
+    fn default_keys_are_uuids_of_version_five() {
+        for stream in ["", "x", "account-4711", &"ä".repeat(100)] {
+            let wanted = Uuid::new_v5(&STREAM_NAMESPACE, stream.as_bytes());
+            assert_eq!(PartitionKey::of_stream(stream).uuid(), wanted, "{stream}");
+        }
     }
 
     #[test]

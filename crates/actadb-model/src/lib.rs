@@ -11,7 +11,6 @@
 //! ([`Now`](time::Now)) and identity is a value.
 #![warn(missing_docs)]
 
-mod default_keys;
 pub mod dice;
 pub mod entry;
 pub mod event;

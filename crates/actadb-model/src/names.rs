@@ -46,7 +46,11 @@ fn check(what: &'static str, limit: usize, bytes: &[u8]) -> Result<Arc<str>, Bad
         return Err(BadName::TooLong { what, limit, length: bytes.len() });
     }
     let text = std::str::from_utf8(bytes).map_err(|_| BadName::NotUtf8 { what })?;
-    if text.chars().any(char::is_control) {
+    let has_control = match text.is_ascii() {
+        true => bytes.iter().any(u8::is_ascii_control),
+        false => text.chars().any(char::is_control),
+    };
+    if has_control {
         return Err(BadName::Control { what });
     }
     Ok(Arc::from(text))

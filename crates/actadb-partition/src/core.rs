@@ -10,11 +10,12 @@ use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, RefusedReason};
 use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
 use actadb_model::transaction::Transaction;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::decide::{Position, decide};
 use crate::heads::Heads;
-use crate::held::{Decided, Held, HeldMessage, HeldResult};
+use crate::held::{Decided, Held, HeldMessage};
 use crate::id_generator::IdGenerator;
 use crate::message::{FetchId, FromReplica, Input, Output, Token};
 use crate::parking::{Message, Parking};
@@ -153,7 +154,8 @@ impl PartitionCore {
                 out.push(refuse_all(message.token, &message.transactions, &(*reason).into()));
             }
             Role::Leading => {
-                if self.parking.blocks(&message) || !self.lacking(&message).is_empty() {
+                let known = self.heads.knows_all(&message.streams, &message.event_ids);
+                if self.parking.blocks(&message) || !known {
                     let ticket = self.parking.park(message);
                     self.advance(now, vec![ticket], out);
                 } else {
@@ -186,7 +188,9 @@ impl PartitionCore {
                 continue;
             }
             if let Some((message, behind)) = self.parking.take(ticket) {
+                let (streams, ids) = (message.streams.clone(), message.event_ids.clone());
                 self.decide_message(now, message, out);
+                self.forget_fetched(&streams, &ids);
                 // The earliest is looked at first: it is popped last-in first-out.
                 tickets.extend(behind.into_iter().rev());
             }
@@ -228,8 +232,8 @@ impl PartitionCore {
 
     /// Decides a message whole, in order.
     fn decide_message(&mut self, now: Now, message: Message, out: &mut Vec<Output>) {
-        let Message { token, since_ns, transactions, streams, event_ids, .. } = message;
-        let mut results: Vec<HeldResult> = Vec::with_capacity(transactions.len());
+        let Message { token, since_ns, transactions, .. } = message;
+        let mut results = SmallVec::with_capacity(transactions.len());
         for transaction in transactions {
             self.last_decided_ns = self.last_decided_ns.max(now.unix_ns);
             let position = Position {
@@ -244,7 +248,6 @@ impl PartitionCore {
             }
             results.push(result);
         }
-        self.forget_fetched(&streams, &event_ids);
         let held = HeldMessage { token, since_ns, results };
         self.held.hold(held, self.committed, self.synced, out);
     }

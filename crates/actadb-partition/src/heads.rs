@@ -10,6 +10,7 @@ use actadb_model::ids::PartitionKey;
 use actadb_model::keys::StreamFact;
 use actadb_model::names::StreamId;
 use actadb_model::numbered::Numbered;
+use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 /// What is known about one stream.
@@ -23,13 +24,13 @@ pub(crate) struct Head {
 
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
-    streams: HashMap<StreamId, Head>,
+    streams: HashMap<StreamId, Head, RandomState>,
     /// Committed heads in the order they came, for eviction.
     order: VecDeque<StreamId>,
     limit: usize,
-    uncommitted_ids: HashMap<Uuid, Arc<Numbered>>,
+    uncommitted_ids: HashMap<Uuid, Arc<Numbered>, RandomState>,
     /// Facts about ids, for the parked append that asked.
-    fetched_ids: HashMap<Uuid, Option<Arc<Numbered>>>,
+    fetched_ids: HashMap<Uuid, Option<Arc<Numbered>>, RandomState>,
     /// Proposed and not committed, in order.
     uncommitted: VecDeque<Arc<Numbered>>,
 }
@@ -41,6 +42,12 @@ impl Heads {
 
     pub(crate) fn knows_stream(&self, stream: &StreamId) -> bool {
         self.streams.contains_key(stream)
+    }
+
+    /// Whether all that an event needs is known.
+    pub(crate) fn knows_all(&self, streams: &[StreamId], ids: &[Uuid]) -> bool {
+        streams.iter().all(|stream| self.knows_stream(stream))
+            && ids.iter().all(|id| self.knows_id(*id))
     }
 
     pub(crate) fn knows_id(&self, id: Uuid) -> bool {

@@ -1,6 +1,6 @@
 //! Answers that must wait for a commit, or for a sync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use actadb_model::numbered::Numbered;
@@ -8,6 +8,8 @@ use actadb_model::outcome::{
     AppendResult, Appended, AppendedEvent, Refusal, RefusedReason, Unknown,
 };
 use actadb_model::probe::{Mistake, made};
+
+use smallvec::SmallVec;
 
 use crate::message::{Output, Token};
 
@@ -47,7 +49,7 @@ impl HeldResult {
 pub(crate) struct HeldMessage {
     pub(crate) token: Token,
     pub(crate) since_ns: u64,
-    pub(crate) results: Vec<HeldResult>,
+    pub(crate) results: SmallVec<[HeldResult; 1]>,
 }
 
 /// What becomes of held answers when the log does not go on as hoped.
@@ -62,8 +64,8 @@ pub(crate) enum Lost<'a> {
 /// Messages whose answers are held, by what they wait for.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    commit: BTreeMap<(u64, u64), HeldMessage>,
-    sync: BTreeMap<(u64, u64), HeldMessage>,
+    commit: Queue,
+    sync: Queue,
     /// By the number of the question whether this replica leads still.
     confirm: BTreeMap<u64, HeldMessage>,
     /// Whether a conflict must be confirmed before it is told: others vote, too, and another
@@ -71,6 +73,39 @@ pub(crate) struct Held {
     /// decided is no proof; acknowledgements may be old when they arrive.
     pub(crate) confirms: bool,
     next: u64,
+}
+
+/// Messages in the order of the sequences they wait for; of one sequence, in the order they came.
+#[derive(Debug, Default)]
+struct Queue(VecDeque<(u64, HeldMessage)>);
+
+impl Queue {
+    /// Nearly all come in order; a refusal may rest on less than what was held before it.
+    fn hold(&mut self, until: u64, message: HeldMessage) {
+        if self.0.back().is_none_or(|(last, _)| *last <= until) {
+            self.0.push_back((until, message));
+        } else {
+            let at = self.0.partition_point(|(other, _)| *other <= until);
+            self.0.insert(at, (until, message));
+        }
+    }
+
+    /// The first one, if it waits for no more than this.
+    fn pop(&mut self, reached: u64) -> Option<HeldMessage> {
+        let (until, _) = self.0.front()?;
+        if *until > reached {
+            return None;
+        }
+        self.0.pop_front().map(|(_, message)| message)
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = HeldMessage> + use<> {
+        std::mem::take(&mut self.0).into_iter().map(|(_, message)| message)
+    }
+
+    fn first(&self) -> Option<&HeldMessage> {
+        self.0.front().map(|(_, message)| message)
+    }
 }
 
 impl HeldMessage {
@@ -154,13 +189,13 @@ impl Held {
         self.next += 1;
         let (until, synced_until) = (message.until(), message.synced_until());
         if until > committed {
-            self.commit.insert((until, self.next), message);
+            self.commit.hold(until, message);
         } else if synced_until > synced {
             // A proposal asks for its sync itself; a retry of something written before does not.
             if message.results.iter().any(HeldResult::is_durable_replay) {
                 out.push(Output::WantSync);
             }
-            self.sync.insert((synced_until, self.next), message);
+            self.sync.hold(synced_until, message);
         } else if self.confirms
             && !made(Mistake::ConflictNotConfirmed)
             && message.results.iter().any(HeldResult::tells_a_version)
@@ -174,18 +209,11 @@ impl Held {
 
     /// Answers what waited for no more than this.
     pub(crate) fn release(&mut self, committed: u64, synced: u64, out: &mut Vec<Output>) {
-        while let Some(entry) = self.commit.first_entry() {
-            if entry.key().0 > committed {
-                break;
-            }
-            let message = entry.remove();
+        while let Some(message) = self.commit.pop(committed) {
             self.hold(message, committed, synced, out);
         }
-        while let Some(entry) = self.sync.first_entry() {
-            if entry.key().0 > synced {
-                break;
-            }
-            out.push(entry.remove().answer());
+        while let Some(message) = self.sync.pop(synced) {
+            out.push(message.answer());
         }
     }
 
@@ -198,7 +226,7 @@ impl Held {
         synced: u64,
         out: &mut Vec<Output>,
     ) {
-        for (_, mut message) in std::mem::take(&mut self.commit) {
+        for mut message in self.commit.take() {
             message.lose(committed, self.confirms, Lost::Refused { from, reason });
             self.hold(message, committed, synced, out);
         }
@@ -213,8 +241,7 @@ impl Held {
         synced: u64,
         out: &mut Vec<Output>,
     ) {
-        let messages = std::mem::take(&mut self.commit).into_values();
-        let messages = messages.chain(std::mem::take(&mut self.sync).into_values());
+        let messages = self.commit.take().chain(self.sync.take());
         let messages = messages.chain(std::mem::take(&mut self.confirm).into_values());
         for mut message in messages {
             message.lose(committed, self.confirms, Lost::Unknown(refusal));
@@ -234,13 +261,12 @@ impl Held {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.commit.len() + self.sync.len() + self.confirm.len()
+        self.commit.0.len() + self.sync.0.len() + self.confirm.len()
     }
 
     /// When the first of those came that wait for the lowest sequence: the oldest, or nearly.
     pub(crate) fn oldest_ns(&self) -> Option<u64> {
-        let first = |held: &BTreeMap<_, HeldMessage>| held.values().next().map(|m| m.since_ns);
-        let confirm = self.confirm.values().next().map(|m| m.since_ns);
-        [first(&self.commit), first(&self.sync), confirm].into_iter().flatten().min()
+        let firsts = [self.commit.first(), self.sync.first(), self.confirm.values().next()];
+        firsts.into_iter().flatten().map(|message| message.since_ns).min()
     }
 }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use actadb_model::names::StreamId;
 use actadb_model::transaction::Transaction;
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::message::Token;
@@ -27,8 +29,8 @@ pub(crate) struct Message {
     pub(crate) since_ns: u64,
     pub(crate) transactions: Vec<Transaction>,
     /// Each once.
-    pub(crate) streams: Vec<StreamId>,
-    pub(crate) event_ids: Vec<Uuid>,
+    pub(crate) streams: SmallVec<[StreamId; 1]>,
+    pub(crate) event_ids: SmallVec<[Uuid; 1]>,
 }
 
 impl Message {
@@ -39,8 +41,9 @@ impl Message {
         transactions: Vec<Transaction>,
     ) -> Self {
         let events = || transactions.iter().flat_map(Transaction::events);
-        let mut streams: Vec<StreamId> = events().map(|event| event.stream.clone()).collect();
-        let mut event_ids: Vec<Uuid> = events().filter_map(|event| event.id).collect();
+        let mut streams: SmallVec<[StreamId; 1]> =
+            events().map(|event| event.stream.clone()).collect();
+        let mut event_ids: SmallVec<[Uuid; 1]> = events().filter_map(|event| event.id).collect();
         streams.sort_unstable();
         streams.dedup();
         event_ids.sort_unstable();
@@ -59,7 +62,7 @@ impl Message {
 #[derive(Debug, Default)]
 pub(crate) struct Parking {
     messages: BTreeMap<u64, Parked>,
-    queues: HashMap<Queue, VecDeque<u64>>,
+    queues: HashMap<Queue, VecDeque<u64>, RandomState>,
     next_ticket: u64,
 }
 

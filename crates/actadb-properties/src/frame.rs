@@ -22,7 +22,7 @@ const SEGMENT_HEADER_USED: usize = 64;
 const KINDS: [EntryKind; 3] = [EntryKind::Batch, EntryKind::Noop, EntryKind::Conf];
 
 pub(crate) fn identity() -> LogIdentity {
-    LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(2) }
+    LogIdentity::new(Uuid::from_u128(1), BucketId(2))
 }
 
 /// Checks frames with bytes that are anything, or frames with a few bits flipped.

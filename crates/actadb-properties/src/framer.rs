@@ -1,7 +1,7 @@
 //! The RESP framer: however bytes are cut, the same requests come out; of valid ones, those that
 //! `redis-protocol` reads.
 
-use actadb_protocol::framer::{Framer, Limits, ProtocolError};
+use actadb_protocol::framer::{Framer, Limits, ProtocolError, Word};
 use bytes::{Bytes, BytesMut};
 use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::encode::extend_encode;
@@ -87,6 +87,10 @@ fn any_bytes(limits: Limits, bytes: &[u8], sizes: &[usize]) {
     assert_eq!(taken[..wanted.len()], wanted[..]);
 }
 
+fn kept(words: &[Word<'_>]) -> Words {
+    words.iter().map(Word::to_bytes).collect()
+}
+
 /// What comes out of bytes that arrive in one piece, where each request lay, and how it ended.
 fn at_once(
     limits: Limits,
@@ -96,11 +100,11 @@ fn at_once(
     framer.buffer().extend_from_slice(bytes);
     let (mut taken, mut spans, mut at) = (Vec::new(), Vec::new(), 0);
     loop {
-        match framer.step() {
+        match framer.step().map(|request| request.map(|words| kept(&words))) {
             Ok(Some(request)) => {
+                taken.push(request);
                 let end = bytes.len() - framer.buffer().len();
                 spans.push(at..end);
-                taken.push(request);
                 at = end;
             }
             Ok(None) => return (taken, spans, Ok(())),
@@ -129,15 +133,15 @@ fn in_pieces(
         bytes = rest;
         framer.buffer().extend_from_slice(piece);
         loop {
-            match framer.step() {
+            match framer.step().map(|request| request.map(|words| kept(&words))) {
                 Ok(Some(request)) => taken.push(request),
                 Ok(None) => break,
                 Err(error) => return (taken, Err(error)),
             }
         }
         let most = limits.request_bytes.max(limits.inline_bytes) + LENGTH_LINE_BYTES;
-        // The handle of an argument is charged once before it is read and twice when it is held.
-        let handles = limits.arguments.min(limits.request_bytes) * size_of::<Bytes>();
+        // The line of an argument is held with it, and what it is charged has room for a short one.
+        let handles = limits.arguments.min(limits.request_bytes) * 32;
         assert!(framer.held_bytes() <= most + handles, "{} bytes held", framer.held_bytes());
         assert!(framer.wants() <= limits.bulk_bytes + 2);
     }

@@ -19,7 +19,7 @@ const STREAMS: [&str; 5] = ["s", "stream-b", "ü", "a much longer stream id than
 const FIXED_BYTES: usize = 20;
 
 fn identity() -> LogIdentity {
-    LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(0) }
+    LogIdentity::new(Uuid::from_u128(1), BucketId(0))
 }
 
 /// Checks records with bytes that are anything, or records with a few bits flipped.

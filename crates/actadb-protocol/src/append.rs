@@ -57,10 +57,10 @@ impl EventOptions {
             self.timestamp.set(number("TIMESTAMP", arguments.value("TIMESTAMP")?)?)?;
         } else if is("PAYLOAD") {
             arguments.take()?;
-            self.payload.set(arguments.value("PAYLOAD")?.clone())?;
+            self.payload.set(arguments.value("PAYLOAD")?.to_bytes())?;
         } else if is("METADATA") {
             arguments.take()?;
-            self.metadata.set(arguments.value("METADATA")?.clone())?;
+            self.metadata.set(arguments.value("METADATA")?.to_bytes())?;
         } else {
             return Ok(false);
         }

@@ -3,10 +3,10 @@
 use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::names::{EventName, StreamId};
 use actadb_model::version::ExpectedVersion;
-use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::error::{Code, ErrorReply, printable};
+use crate::framer::Word;
 
 /// How much of a bad value an error shows, in bytes.
 const SHOWN_BYTES: usize = 64;
@@ -15,13 +15,13 @@ const SHOWN_BYTES: usize = 64;
 #[derive(Debug)]
 pub struct Arguments<'a> {
     command: &'static str,
-    rest: &'a [Bytes],
+    rest: &'a [Word<'a>],
 }
 
 impl<'a> Arguments<'a> {
     /// The arguments behind a command's name.
     #[must_use]
-    pub fn new(command: &'static str, rest: &'a [Bytes]) -> Self {
+    pub fn new(command: &'static str, rest: &'a [Word<'a>]) -> Self {
         Self { command, rest }
     }
 
@@ -29,20 +29,20 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     /// Redis's words for a wrong number of arguments.
-    pub fn take(&mut self) -> Result<&'a Bytes, ErrorReply> {
+    pub fn take(&mut self) -> Result<&'a Word<'a>, ErrorReply> {
         let (first, rest) = self.rest.split_first().ok_or_else(|| self.wrong_arity())?;
         self.rest = rest;
         Ok(first)
     }
 
     /// The next one, if there is one.
-    pub fn optional(&mut self) -> Option<&'a Bytes> {
+    pub fn optional(&mut self) -> Option<&'a Word<'a>> {
         self.take().ok()
     }
 
     /// The next one, left where it is.
     #[must_use]
-    pub fn peek(&self) -> Option<&'a Bytes> {
+    pub fn peek(&self) -> Option<&'a Word<'a>> {
         self.rest.first()
     }
 
@@ -59,7 +59,7 @@ impl<'a> Arguments<'a> {
     }
 
     /// All that are left.
-    pub fn rest(&mut self) -> &'a [Bytes] {
+    pub fn rest(&mut self) -> &'a [Word<'a>] {
         std::mem::take(&mut self.rest)
     }
 
@@ -88,7 +88,7 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn value(&mut self, option: &str) -> Result<&'a Bytes, ErrorReply> {
+    pub fn value(&mut self, option: &str) -> Result<&'a Word<'a>, ErrorReply> {
         self.optional()
             .ok_or_else(|| ErrorReply::new(Code::Syntax, format!("{option} needs a value")))
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::args::{Arguments, is_word};
 use crate::error::{Code, ErrorReply, printable};
+use crate::framer::Word;
 use crate::reply::Protocol;
 
 /// `HELLO [2|3] [AUTH user pass] [SETNAME n]`
@@ -75,7 +76,7 @@ pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
     }
     while let Some(word) = arguments.optional() {
         if is_word(word, "AUTH") && arguments.len() >= 2 {
-            hello.auth = Some((arguments.take()?.clone(), arguments.take()?.clone()));
+            hello.auth = Some((arguments.take()?.to_bytes(), arguments.take()?.to_bytes()));
         } else if is_word(word, "SETNAME") && !arguments.is_empty() {
             hello.name = Some(connection_name(arguments.take()?)?);
         } else {
@@ -94,19 +95,19 @@ pub fn hello(mut arguments: Arguments<'_>) -> Result<Hello, ErrorReply> {
 /// # Errors
 /// Redis's words.
 pub fn auth(mut arguments: Arguments<'_>) -> Result<(Option<Bytes>, Bytes), ErrorReply> {
-    let first = arguments.take()?.clone();
+    let first = arguments.take()?.to_bytes();
     match arguments.optional() {
         None => Ok((None, first)),
         Some(password) => {
             arguments.end().map_err(|_| ErrorReply::new(Code::Err, "syntax error"))?;
-            Ok((Some(first), password.clone()))
+            Ok((Some(first), password.to_bytes()))
         }
     }
 }
 
-fn connection_name(name: &Bytes) -> Result<Bytes, ErrorReply> {
+fn connection_name(name: &Word<'_>) -> Result<Bytes, ErrorReply> {
     if name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
-        return Ok(name.clone());
+        return Ok(name.to_bytes());
     }
     let text = "Client names cannot contain spaces, newlines or special characters.";
     Err(ErrorReply::new(Code::Err, text))
@@ -134,7 +135,7 @@ pub fn client(mut arguments: Arguments<'_>) -> Result<Client, ErrorReply> {
     } else if is_word(word, "SETNAME") {
         Client::SetName(connection_name(arguments.take()?)?)
     } else if is_word(word, "SETINFO") {
-        Client::SetInfo(arguments.take()?.clone(), arguments.take()?.clone())
+        Client::SetInfo(arguments.take()?.to_bytes(), arguments.take()?.to_bytes())
     } else {
         return Err(ErrorReply::unknown_subcommand("CLIENT", word));
     };
@@ -154,9 +155,9 @@ pub fn commands(mut arguments: Arguments<'_>) -> Result<Commands, ErrorReply> {
     } else if is_word(word, "LIST") {
         Ok(Commands::List)
     } else if is_word(word, "DOCS") {
-        Ok(Commands::Docs(arguments.rest().to_vec()))
+        Ok(Commands::Docs(kept(arguments.rest())))
     } else if is_word(word, "INFO") {
-        Ok(Commands::Info(arguments.rest().to_vec()))
+        Ok(Commands::Info(kept(arguments.rest())))
     } else {
         Err(ErrorReply::unknown_subcommand("COMMAND", word))
     }
@@ -174,7 +175,12 @@ pub fn config_get(mut arguments: Arguments<'_>) -> Result<Vec<Bytes>, ErrorReply
     if arguments.is_empty() {
         return Err(ErrorReply::wrong_arity("config|get"));
     }
-    Ok(arguments.rest().to_vec())
+    Ok(kept(arguments.rest()))
+}
+
+/// Arguments, to keep them.
+pub(crate) fn kept(words: &[Word<'_>]) -> Vec<Bytes> {
+    words.iter().map(Word::to_bytes).collect()
 }
 
 /// Parses `SELECT 0`.
@@ -182,9 +188,9 @@ pub fn config_get(mut arguments: Arguments<'_>) -> Result<Vec<Bytes>, ErrorReply
 /// # Errors
 /// Redis's words: there is one database.
 pub fn select(mut arguments: Arguments<'_>) -> Result<(), ErrorReply> {
-    let index = arguments.take()?.clone();
+    let index = arguments.take()?;
     arguments.end()?;
-    match integer(&index) {
+    match integer(index) {
         Some(0) => Ok(()),
         Some(_) => Err(ErrorReply::new(Code::Err, "DB index is out of range")),
         None => Err(ErrorReply::new(Code::Err, "value is not an integer or out of range")),

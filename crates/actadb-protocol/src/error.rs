@@ -5,6 +5,8 @@ use std::fmt;
 use actadb_model::outcome::{AppendError, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::InvalidTransaction;
 
+use crate::framer::Word;
+
 /// Codes of the errors that ActaDB sends: the first word, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -110,7 +112,7 @@ impl ErrorReply {
 
     /// Redis's words for a command that does not exist.
     #[must_use]
-    pub fn unknown_command(command: &[u8], arguments: &[bytes::Bytes]) -> Self {
+    pub fn unknown_command(command: &[u8], arguments: &[Word<'_>]) -> Self {
         let mut beginning = String::new();
         for argument in arguments {
             if beginning.len() >= 128 {

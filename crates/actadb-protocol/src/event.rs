@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::reply::Protocol;
 
+/// Room for an answer to `EAPPEND`.
+const APPENDED_BYTES: usize = 320;
+
 /// `EGET`: an event, or null.
 pub fn write_event_or_null(event: Option<EventRef<'_>>, protocol: Protocol, out: &mut BytesMut) {
     match (event, protocol) {
@@ -76,6 +79,7 @@ pub fn write_event(event: &EventRef<'_>, protocol: Protocol, out: &mut BytesMut)
 /// `EAPPEND`: where the event landed.
 pub fn write_appended(appended: &Appended, protocol: Protocol, out: &mut BytesMut) {
     let Some(event) = appended.events.first() else { return };
+    out.reserve(APPENDED_BYTES);
     out.put_slice(match protocol {
         Protocol::Resp2 => b"*12\r\n+event_id\r\n+",
         Protocol::Resp3 => b"%6\r\n+event_id\r\n+",
@@ -169,16 +173,6 @@ pub(crate) fn bulk(bytes: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-fn digits(mut number: u64, out: &mut BytesMut) {
-    let mut buffer = [0; 20];
-    let mut start = buffer.len();
-    loop {
-        start -= 1;
-        buffer[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.put_slice(&buffer[start..]);
+fn digits(number: u64, out: &mut BytesMut) {
+    out.put_slice(itoa::Buffer::new().format(number).as_bytes());
 }

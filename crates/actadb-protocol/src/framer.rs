@@ -5,7 +5,11 @@
 //! which it arrives. Nothing is allocated on the word of an announced length, and every length has
 //! a limit. The words of its errors are Redis's own.
 
+use std::fmt;
+use std::ops::Deref;
+
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 /// Limits of what a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,34 +60,111 @@ pub struct ProtocolError(pub String);
 /// Longest line that announces a length.
 const LENGTH_LINE_BYTES: usize = 64;
 
-/// Arguments up to this size are copied out of the buffer.
-const COPY_BYTES_MAX: usize = 4096;
+/// The arguments of a request larger than this keep its buffer; those of others are copied by
+/// whoever keeps them, so that the buffer is used again for the next read.
+const SHARED_BYTES_MIN: usize = 32 << 10;
+/// Digits of a length that is read in one go.
+const PLAIN_DIGITS_MAX: usize = 9;
+/// What an argument is charged beside its bytes: for its line, its place, and its handle.
+const ARGUMENT_BYTES: usize = 32;
+/// Places of arguments kept for the next request.
+const PLACES_KEPT: usize = 1024;
+
+/// The arguments of a request, at least one.
+pub type Words<'a> = SmallVec<[Word<'a>; 8]>;
+
+/// One argument of a request, where it lies: a reference to its bytes.
+#[derive(Clone, Copy)]
+pub struct Word<'a> {
+    bytes: &'a [u8],
+    /// What the bytes are a part of, if that can be shared.
+    whole: Option<&'a Bytes>,
+}
+
+impl Word<'_> {
+    /// The argument, to keep it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        match self.whole {
+            Some(whole) => whole.slice_ref(self.bytes),
+            None => Bytes::copy_from_slice(self.bytes),
+        }
+    }
+}
+
+impl<'a> From<&'a Bytes> for Word<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        Self { bytes, whole: Some(bytes) }
+    }
+}
+
+impl Deref for Word<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl PartialEq for Word<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Word<'_> {}
+
+impl fmt::Debug for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.bytes.escape_ascii())
+    }
+}
 
 /// Cuts requests out of the bytes it is given.
 #[derive(Debug)]
 pub struct Framer {
     limits: Limits,
     buffer: BytesMut,
+    /// Bytes of the buffer that were read: of the request being read, or of the one given out.
+    at: usize,
+    /// Bytes behind them known to hold no line end.
+    scanned: usize,
     /// The request being read, if its first line was.
     array: Option<Array>,
-    /// Bytes of the buffer known to hold no line end.
-    scanned: usize,
+    /// Where its arguments lie in the buffer.
+    places: Vec<(usize, usize)>,
+    /// The words of the inline command given out, or the one piece that is a large request.
+    given: Vec<Bytes>,
 }
 
 #[derive(Debug)]
 struct Array {
     missing: usize,
-    arguments: Vec<Bytes>,
+    /// What its arguments take, lines of unusual length included.
     bytes: usize,
     /// Announced length of the argument being read.
     bulk: Option<usize>,
+}
+
+/// What the next request is.
+enum Found {
+    Array,
+    Inline,
 }
 
 impl Framer {
     /// A framer with nothing read.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, buffer: BytesMut::new(), array: None, scanned: 0 }
+        Self {
+            limits,
+            buffer: BytesMut::new(),
+            at: 0,
+            scanned: 0,
+            array: None,
+            places: Vec::new(),
+            given: Vec::new(),
+        }
     }
 
     /// Changes the limits, for what is read from now on.
@@ -93,104 +174,136 @@ impl Framer {
 
     /// Where to read to.
     pub fn buffer(&mut self) -> &mut BytesMut {
+        self.forget();
         &mut self.buffer
     }
 
     /// Bytes held: of requests not yet complete, and behind them.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        // An argument costs more than its bytes: its handle, and its own allocation.
-        let array = self.array.as_ref();
-        let overhead = array.map_or(0, |a| a.arguments.len() * 2 * size_of::<Bytes>());
-        self.buffer.len() + array.map_or(0, |array| array.bytes) + overhead
+        let arguments = if self.array.is_some() { self.places.len() } else { 0 };
+        self.unread_bytes() + arguments * ARGUMENT_BYTES
+    }
+
+    /// Whether nothing is left of what was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unread_bytes() == 0
+    }
+
+    /// Bytes that were not given out.
+    fn unread_bytes(&self) -> usize {
+        if self.array.is_some() { self.buffer.len() } else { self.buffer.len() - self.at }
     }
 
     /// How much is missing of an argument whose length is known: room worth reserving.
     #[must_use]
     pub fn wants(&self) -> usize {
         let bulk = self.array.as_ref().and_then(|array| array.bulk);
-        bulk.map_or(0, |length| (length + 2).saturating_sub(self.buffer.len()))
+        bulk.map_or(0, |length| (length + 2).saturating_sub(self.buffer.len() - self.at))
+    }
+
+    /// Lets go of the request that was given out.
+    fn forget(&mut self) {
+        if self.array.is_none() && self.at > 0 {
+            self.buffer.advance(self.at);
+            self.at = 0;
+        }
+        self.given.clear();
     }
 
     /// The next request's arguments, at least one; `None` when more bytes are needed.
     ///
     /// # Errors
     /// When the bytes are not a request, or exceed a limit.
-    pub fn step(&mut self) -> Result<Option<Vec<Bytes>>, ProtocolError> {
+    pub fn step(&mut self) -> Result<Option<Words<'_>>, ProtocolError> {
+        match self.find()? {
+            None => return Ok(None),
+            Some(Found::Inline) => return Ok(Some(self.given.iter().map(Word::from).collect())),
+            Some(Found::Array) => {}
+        }
+        if self.at >= SHARED_BYTES_MIN {
+            self.given.push(self.buffer.split_to(self.at).freeze());
+            self.at = 0;
+        }
+        let whole = self.given.first();
+        let bytes = whole.map_or(&self.buffer[..], |whole| whole);
+        let word = |(start, end): &(usize, usize)| Word { bytes: &bytes[*start..*end], whole };
+        Ok(Some(self.places.iter().map(word).collect()))
+    }
+
+    /// Reads on until a request is complete: an array's arguments are in `places`, an inline
+    /// command's in `given`.
+    fn find(&mut self) -> Result<Option<Found>, ProtocolError> {
         loop {
-            if self.array.is_some() {
-                return self.read_array();
+            self.forget();
+            if let Some(mut array) = self.array.take() {
+                if self.read_array(&mut array)? {
+                    return Ok(Some(Found::Array));
+                }
+                self.array = Some(array);
+                return Ok(None);
             }
             match self.buffer.first() {
                 None => return Ok(None),
                 Some(b'*') => {
-                    let Some(count) = self.read_length("multibulk")? else { return Ok(None) };
+                    let Some(count) = self.read_length(b'*', "multibulk")? else { return Ok(None) };
                     let limit = i64::try_from(self.limits.arguments).unwrap_or(i64::MAX);
                     if count > limit {
                         return Err(self.over("multibulk"));
                     }
                     // An empty or null array is no request; Redis skips it.
                     if let Ok(missing @ 1..) = usize::try_from(count) {
-                        self.array = Some(Array {
-                            missing,
-                            arguments: Vec::with_capacity(missing.min(64)),
-                            bytes: 0,
-                            bulk: None,
-                        });
+                        self.forget();
+                        self.places.clear();
+                        self.places.shrink_to(PLACES_KEPT);
+                        self.array = Some(Array { missing, bytes: 0, bulk: None });
                     }
                 }
                 Some(_) => match self.read_inline()? {
                     None => return Ok(None),
                     Some(arguments) if arguments.is_empty() => {}
-                    Some(arguments) => return Ok(Some(arguments)),
+                    Some(arguments) => {
+                        self.given = arguments;
+                        return Ok(Some(Found::Inline));
+                    }
                 },
             }
         }
     }
 
-    fn read_array(&mut self) -> Result<Option<Vec<Bytes>>, ProtocolError> {
-        let Some(mut array) = self.array.take() else { return Ok(None) };
+    /// Reads arguments; answers whether all are there.
+    fn read_array(&mut self, array: &mut Array) -> Result<bool, ProtocolError> {
         while array.missing > 0 {
             let length = match array.bulk {
                 Some(length) => length,
-                None => match self.read_bulk_length(&array)? {
-                    Some(length) => length,
-                    None => {
-                        self.array = Some(array);
-                        return Ok(None);
-                    }
-                },
+                None => {
+                    let line = self.at;
+                    let Some(length) = self.read_bulk_length(array)? else { return Ok(false) };
+                    array.bytes += (self.at - line).saturating_sub(ARGUMENT_BYTES / 2);
+                    array.bulk = Some(length);
+                    length
+                }
             };
-            if self.buffer.len() < length + 2 {
-                array.bulk = Some(length);
-                self.array = Some(array);
-                return Ok(None);
+            let start = self.at;
+            match self.buffer.get(start + length..start + length + 2) {
+                None => return Ok(false),
+                Some(b"\r\n") => {}
+                Some(_) => {
+                    return Err(ProtocolError("expected CRLF behind an argument".into()));
+                }
             }
-            if self.buffer.get(length..length + 2) != Some(b"\r\n") {
-                return Err(ProtocolError("expected CRLF behind an argument".into()));
-            }
-            array.arguments.push(self.take(length));
-            self.buffer.advance(2);
+            self.places.push((start, start + length));
+            self.at += length + 2;
             array.bytes += length;
             array.bulk = None;
             array.missing -= 1;
         }
-        Ok(Some(array.arguments))
-    }
-
-    /// Bytes from the front of the buffer. Small ones are copied: a slice would keep the whole
-    /// buffer, which could not be used again for the next read.
-    fn take(&mut self, length: usize) -> Bytes {
-        if length > COPY_BYTES_MAX {
-            return self.buffer.split_to(length).freeze();
-        }
-        let copied = Bytes::copy_from_slice(&self.buffer[..length]);
-        self.buffer.advance(length);
-        copied
+        Ok(true)
     }
 
     fn read_bulk_length(&mut self, array: &Array) -> Result<Option<usize>, ProtocolError> {
-        match self.buffer.first() {
+        match self.buffer.get(self.at) {
             None => return Ok(None),
             Some(b'$') => {}
             Some(other) => {
@@ -198,14 +311,14 @@ impl Framer {
                 return Err(ProtocolError(format!("expected '$', got '{got}'")));
             }
         }
-        let Some(length) = self.read_length("bulk")? else { return Ok(None) };
+        let Some(length) = self.read_length(b'$', "bulk")? else { return Ok(None) };
         let invalid = || ProtocolError("invalid bulk length".into());
         let length = usize::try_from(length).map_err(|_| invalid())?;
         if length > self.limits.bulk_bytes {
             return Err(self.over("bulk"));
         }
         // What an argument costs beside its bytes counts, too: a million empty ones are not free.
-        let held = array.bytes + array.arguments.len() * size_of::<Bytes>();
+        let held = array.bytes + self.places.len() * ARGUMENT_BYTES;
         if held + length > self.limits.request_bytes {
             return Err(ProtocolError("too big request".into()));
         }
@@ -218,17 +331,23 @@ impl Framer {
     }
 
     /// The number behind `*` or `$`, with its line taken.
-    fn read_length(&mut self, what: &str) -> Result<Option<i64>, ProtocolError> {
+    fn read_length(&mut self, kind: u8, what: &str) -> Result<Option<i64>, ProtocolError> {
+        if let Some((line, length)) = plain_length(kind, &self.buffer[self.at..]) {
+            self.scanned = 0;
+            self.at += line;
+            return Ok(i64::try_from(length).ok());
+        }
         let limit = LENGTH_LINE_BYTES;
         let word = if what == "multibulk" { "mbulk" } else { what };
         let Some(end) = self.find_line(limit, || format!("too big {word} count string"))? else {
             return Ok(None);
         };
-        let text = without_cr(&self.buffer[..end]).get(1..).unwrap_or_default();
+        let line = &self.buffer[self.at..self.at + end];
+        let text = without_cr(line).get(1..).unwrap_or_default();
         let digits = text.strip_prefix(b"-").unwrap_or(text);
         let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(text).ok().filter(|_| plain).and_then(|t| t.parse().ok());
-        self.buffer.advance(end + 1);
+        self.at += end + 1;
         number.map(Some).ok_or_else(|| ProtocolError(format!("invalid {what} length")))
     }
 
@@ -237,8 +356,8 @@ impl Framer {
         let Some(end) = self.find_line(limit, || "too big inline request".into())? else {
             return Ok(None);
         };
-        let arguments = split_inline(without_cr(&self.buffer[..end]));
-        self.buffer.advance(end + 1);
+        let arguments = split_inline(without_cr(&self.buffer[self.at..self.at + end]));
+        self.at += end + 1;
         let arguments =
             arguments.ok_or_else(|| ProtocolError("unbalanced quotes in request".into()))?;
         if arguments.len() > self.limits.arguments {
@@ -247,18 +366,19 @@ impl Framer {
         Ok(Some(arguments))
     }
 
-    /// Where the `\n` of the line at the front of the buffer is.
+    /// Where the `\n` of the next line is, counted from what was read.
     fn find_line(
         &mut self,
         limit: usize,
         too_big: impl FnOnce() -> String,
     ) -> Result<Option<usize>, ProtocolError> {
-        let unseen = self.buffer.get(self.scanned..).unwrap_or_default();
+        let unread = &self.buffer[self.at..];
+        let unseen = unread.get(self.scanned..).unwrap_or_default();
         let Some(at) = unseen.iter().position(|byte| *byte == b'\n') else {
-            if self.buffer.len() > limit {
+            if unread.len() > limit {
                 return Err(ProtocolError(too_big()));
             }
-            self.scanned = self.buffer.len();
+            self.scanned = unread.len();
             return Ok(None);
         };
         let end = self.scanned + at;
@@ -268,6 +388,23 @@ impl Framer {
         }
         Ok(Some(end))
     }
+}
+
+/// The line that announces a length at the front of `bytes`: its own length, and what it says. Only
+/// as every client writes it: a few digits, and a whole end of line.
+fn plain_length(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
+    let digits = bytes.strip_prefix(&[kind])?;
+    let mut length = 0;
+    for (count, byte) in digits.iter().take(PLAIN_DIGITS_MAX + 1).enumerate() {
+        match byte {
+            b'0'..=b'9' => length = length * 10 + usize::from(byte - b'0'),
+            b'\r' if count > 0 && digits.get(count + 1) == Some(&b'\n') => {
+                return Some((1 + count + 2, length));
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// A line without its end, which is `\r\n` or, as in Redis, `\n` alone.

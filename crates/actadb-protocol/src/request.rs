@@ -8,6 +8,7 @@ use crate::args::{Arguments, PartitionSelector};
 use crate::catalog;
 use crate::connection::{self, Client, Commands, Hello};
 use crate::error::ErrorReply;
+use crate::framer::Word;
 use crate::read::{self, Consistency, ScanRange, StreamScan, VersionOf};
 use crate::subscribe::{self, PartitionSubscription, StreamSubscription};
 
@@ -109,7 +110,7 @@ impl Request {
 ///
 /// # Errors
 /// What the client is told; nothing has happened.
-pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
+pub fn parse(arguments: &[Word<'_>]) -> Result<Request, ErrorReply> {
     let (name, rest) =
         arguments.split_first().ok_or_else(|| ErrorReply::unknown_command(b"", &[]))?;
     let Some(command) = catalog::find(name) else {
@@ -151,11 +152,11 @@ pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
             Request::Auth(user, password)
         }
         "PING" => {
-            let message = arguments.optional().cloned();
+            let message = arguments.optional().map(Word::to_bytes);
             arguments.end()?;
             Request::Ping(message)
         }
-        "ECHO" => Request::Echo(arguments.take()?.clone()),
+        "ECHO" => Request::Echo(arguments.take()?.to_bytes()),
         "QUIT" => Request::Quit,
         "RESET" => Request::Reset,
         "SELECT" => {
@@ -164,7 +165,7 @@ pub fn parse(arguments: &[Bytes]) -> Result<Request, ErrorReply> {
         }
         "CLIENT" => Request::Client(connection::client(arguments)?),
         "COMMAND" => Request::Commands(connection::commands(arguments)?),
-        "INFO" => Request::Info(arguments.rest().to_vec()),
+        "INFO" => Request::Info(connection::kept(arguments.rest())),
         "CONFIG" => Request::ConfigGet(connection::config_get(arguments)?),
         "DBSIZE" => Request::DbSize,
         "TIME" => Request::Time,

@@ -10,7 +10,6 @@ use actadb_model::limits::{
     WINDOW_MAX,
 };
 use actadb_model::names::{EventName, StreamId};
-use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::args::{
@@ -256,8 +255,8 @@ pub fn subscribe_partitions(
     Ok(PartitionSubscription { partitions, options: Options::new(true).take(&mut arguments)? })
 }
 
-fn partitions(argument: &Bytes) -> Result<Partitions, ErrorReply> {
-    if argument == "*" {
+fn partitions(argument: &[u8]) -> Result<Partitions, ErrorReply> {
+    if argument == b"*" {
         return Ok(Partitions::All);
     }
     // A UUID has dashes, too.

@@ -10,6 +10,7 @@ use actadb_protocol::args::PartitionSelector;
 use actadb_protocol::catalog::COMMANDS;
 use actadb_protocol::connection::{Client, ClusterCommand, Commands, Hello};
 use actadb_protocol::error::{Code, ErrorReply};
+use actadb_protocol::framer::Word;
 use actadb_protocol::read::{Consistency, ScanRange, StreamScan, VersionOf};
 use actadb_protocol::reply::Protocol;
 use actadb_protocol::request::{Request, parse};
@@ -28,7 +29,7 @@ const UUID: &str = "0190a5c4-7e1f-7000-8000-00000000002a";
 fn parse_words(words: &[impl AsRef<[u8]>]) -> Result<Request, ErrorReply> {
     let words: Vec<Bytes> =
         words.iter().map(|word| Bytes::copy_from_slice(word.as_ref())).collect();
-    parse(&words)
+    parse(&words.iter().map(Word::from).collect::<Vec<_>>())
 }
 
 /// A request as one types it; words are split at spaces.

@@ -4,7 +4,7 @@ mod seeded;
 
 use std::slice;
 
-use actadb_protocol::framer::{Framer, Limits, ProtocolError};
+use actadb_protocol::framer::{self, Framer, Limits, ProtocolError};
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -22,8 +22,8 @@ fn array(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
     out.to_vec()
 }
 
-fn plain(request: Vec<Bytes>) -> Words {
-    request.into_iter().map(Vec::from).collect()
+fn plain(request: framer::Words<'_>) -> Words {
+    request.iter().map(|word| word.to_vec()).collect()
 }
 
 /// Gives the framer some bytes and takes every request that is complete, up to an error.
@@ -150,7 +150,7 @@ const SMALL: Limits = Limits {
 
 /// Longest line that announces a length, of which all may be held while its end is missing.
 /// What an argument is charged beside its bytes.
-const ARGUMENT_BYTES: usize = 2 * size_of::<Bytes>();
+const ARGUMENT_BYTES: usize = 32;
 const LENGTH_LINE_BYTES: usize = 64;
 
 fn garbage() -> impl Strategy<Value = Vec<u8>> {
@@ -200,7 +200,8 @@ fn garbage_never_panics_and_never_holds_more_than_the_limits() {
                 }
                 break;
             }
-            prop_assert!(framer.held_bytes() <= SMALL.request_bytes + LENGTH_LINE_BYTES);
+            let lines = SMALL.arguments * LENGTH_LINE_BYTES;
+            prop_assert!(framer.held_bytes() <= SMALL.request_bytes + lines);
             prop_assert!(framer.wants() <= SMALL.bulk_bytes + 2);
         }
         for request in &taken {
@@ -234,7 +235,8 @@ fn a_request_that_comes_one_byte_at_a_time_is_complete_with_its_last_byte() {
     framer.buffer().extend_from_slice(&[*last]);
     let request = framer.step().expect("valid").expect("complete");
     assert_eq!(plain(request), [&b"EAPPEND"[..], b"s", b"", b"a\r\nb"]);
-    assert_eq!((framer.step(), framer.held_bytes()), (Ok(None), 0));
+    assert_eq!(framer.step(), Ok(None));
+    assert_eq!(framer.held_bytes(), 0);
 }
 
 #[test]
@@ -245,9 +247,10 @@ fn a_pipeline_of_100_000_commands_in_one_buffer_is_cut_one_by_one() {
     }
     for n in 0..100_000_u32 {
         let request = framer.step().expect("valid").expect("complete");
-        assert_eq!(request, ["EPSEQ", &n.to_string()]);
+        assert_eq!(plain(request), [&b"EPSEQ"[..], n.to_string().as_bytes()]);
     }
-    assert_eq!((framer.step(), framer.held_bytes()), (Ok(None), 0));
+    assert_eq!(framer.step(), Ok(None));
+    assert_eq!(framer.held_bytes(), 0);
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn an_announced_bulk_within_the_limit_takes_no_memory_until_it_comes() {
     let mut framer = Framer::new(Limits::default());
     framer.buffer().extend_from_slice(b"*1\r\n$16777216\r\n");
     assert_eq!(framer.step(), Ok(None));
-    assert_eq!((framer.held_bytes(), framer.wants()), (0, (16 << 20) + 2));
+    assert_eq!((framer.held_bytes(), framer.wants()), ("$16777216\r\n".len(), (16 << 20) + 2));
     assert!(framer.buffer().capacity() < 4096);
     assert_eq!(refusal(b"*1\r\n$16777217\r\n"), "Protocol error: invalid bulk length");
 }
@@ -295,7 +298,8 @@ fn a_huge_multibulk_count_is_refused() {
     }
     let mut framer = Framer::new(Limits::default());
     framer.buffer().extend_from_slice(b"*1048576\r\n");
-    assert_eq!((framer.step(), framer.held_bytes()), (Ok(None), 0));
+    assert_eq!(framer.step(), Ok(None));
+    assert_eq!(framer.held_bytes(), 0);
 }
 
 #[test]
@@ -447,7 +451,8 @@ fn limits_change_between_two_requests_of_one_buffer() {
     let large = vec![b'x'; 10_000];
     framer.buffer().extend_from_slice(&array(&["AUTH", "secret"]));
     framer.buffer().extend_from_slice(&array(&[&b"ECHO"[..], &large]));
-    assert_eq!(framer.step(), Ok(Some(vec!["AUTH".into(), "secret".into()])));
+    let request = framer.step().expect("valid").expect("complete");
+    assert_eq!(plain(request), [&b"AUTH"[..], b"secret"]);
     framer.set_limits(Limits::default());
     let request = framer.step().expect("valid").expect("complete");
     assert_eq!(plain(request), [&b"ECHO"[..], &large]);
@@ -481,7 +486,8 @@ fn a_16_mib_argument_in_reads_of_4_kib_grows_by_what_came_and_is_not_moved_each_
         framer.buffer().extend_from_slice(piece);
         came += piece.len();
         assert_eq!(framer.step(), Ok(None));
-        assert_eq!(framer.held_bytes(), "ECHO".len() + ARGUMENT_BYTES + came);
+        let lines = "$4\r\nECHO\r\n$16777216\r\n".len();
+        assert_eq!(framer.held_bytes(), lines + ARGUMENT_BYTES + came);
         assert_eq!(framer.wants(), argument.len() + 2 - came);
         if framer.buffer().capacity() != capacity {
             capacity = framer.buffer().capacity();
@@ -492,8 +498,9 @@ fn a_16_mib_argument_in_reads_of_4_kib_grows_by_what_came_and_is_not_moved_each_
     assert!(moves <= 20, "{moves} moves");
     framer.buffer().extend_from_slice(b"\r\n");
     let request = framer.step().expect("valid").expect("complete");
-    assert_eq!(request[0], "ECHO");
-    assert!(request[1] == argument);
+    assert_eq!(&*request[0], b"ECHO");
+    assert!(*request[1] == argument[..]);
+    drop(request);
     assert_eq!(framer.held_bytes(), 0);
 }
 

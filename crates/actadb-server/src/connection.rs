@@ -15,10 +15,11 @@ use actadb::model::transaction::Transaction;
 use actadb::subscriptions::Arrival;
 use actadb_protocol::catalog;
 use actadb_protocol::error::{Code, ErrorReply};
-use actadb_protocol::framer::{Framer, Limits, ProtocolError};
+use actadb_protocol::framer::{Framer, Limits, ProtocolError, Word};
 use actadb_protocol::reply::{Protocol, Reply};
-use actadb_protocol::request::{Request, parse};
+use actadb_protocol::request::{self, Request};
 use bytes::BytesMut;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -66,6 +67,21 @@ enum Event {
 
 /// A request, or why it is none.
 type Parsed = Result<Request, ErrorReply>;
+
+fn parse(words: &[Word<'_>], session: &Session, context: &Context) -> Parsed {
+    if let Some(at) = words.first().and_then(|name| catalog::position(name)) {
+        context.registry.count_command(at);
+    }
+    let request = match request::parse(words) {
+        // Nobody learns the grammar before the password.
+        Err(_) if !session.is_authenticated() => {
+            return Err(ErrorReply::new(Code::NoAuth, "Authentication required."));
+        }
+        parsed => parsed?,
+    };
+    session.admit(&request)?;
+    Ok(request)
+}
 
 /// A connection being served.
 pub struct Connection<S> {
@@ -168,7 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if ends {
                 return Err(End::Closed);
             }
-            if !more {
+            // Nearly always all was there at once.
+            if !more || self.framer.is_empty() {
                 return self.check_held();
             }
         }
@@ -183,7 +200,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 true => self.context.settings.network.idle_timeout_ms,
                 false => 0,
             };
+            let follows = !self.following.is_idle();
             let read = async {
+                // Whoever always has something to say would not hear that the server stops.
+                if self.stopping.has_changed().unwrap_or(true) {
+                    return Ok(Event::Read(0));
+                }
+                if !follows {
+                    return tokio::select! {
+                        biased;
+                        read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX) => {
+                            read.map(Event::Read)
+                        }
+                        () = stopped.as_mut() => Ok(Event::Read(0)),
+                    };
+                }
                 tokio::select! {
                     read = self.socket.read(self.framer.buffer(), wants, REQUEST_BYTES_MAX) => {
                         read.map(Event::Read)
@@ -287,37 +318,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<VecDeque<Parsed>, (VecDeque<Parsed>, ProtocolError)> {
         let mut batch = VecDeque::new();
         let mut bytes = 0;
-        while batch.len() < COMMANDS_MAX && bytes < REQUEST_BYTES_MAX {
-            let arguments = match self.framer.step() {
-                Ok(Some(arguments)) => arguments,
+        while batch.len() < COMMANDS_MAX && bytes < REQUEST_BYTES_MAX && !self.framer.is_empty() {
+            let words = match self.framer.step() {
+                Ok(Some(words)) => words,
                 Ok(None) => break,
                 Err(error) => return Err((batch, error)),
             };
             *commands += 1;
-            bytes += arguments.iter().map(|argument| argument.len()).sum::<usize>();
-            let parsed = self.parse(&arguments);
+            bytes += words.iter().map(|word| word.len()).sum::<usize>();
+            let parsed = parse(&words, &self.session, &self.context);
+            drop(words);
             let alone = parsed.as_ref().is_ok_and(Request::runs_alone);
+            if batch.is_empty() && self.framer.is_empty() {
+                batch.reserve_exact(1);
+            }
             batch.push_back(parsed);
             if alone {
                 break;
             }
         }
         Ok(batch)
-    }
-
-    fn parse(&self, arguments: &[bytes::Bytes]) -> Parsed {
-        if let Some(at) = arguments.first().and_then(|name| catalog::position(name)) {
-            self.context.registry.count_command(at);
-        }
-        let request = match parse(arguments) {
-            // Nobody learns the grammar before the password.
-            Err(_) if !self.session.is_authenticated() => {
-                return Err(ErrorReply::new(Code::NoAuth, "Authentication required."));
-            }
-            parsed => parsed?,
-        };
-        self.session.admit(&request)?;
-        Ok(request)
     }
 
     /// Carries out a batch, run by run. Answers whether the connection ends.
@@ -384,7 +404,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         batch: &mut VecDeque<Parsed>,
     ) -> Result<(), End> {
         let mut transactions = vec![first];
-        let mut answers: Vec<Result<bool, ErrorReply>> = vec![Ok(many)];
+        let mut answers: SmallVec<[Result<bool, ErrorReply>; 1]> = SmallVec::new();
+        answers.push(Ok(many));
         while let Some(next) = batch.front() {
             // A bad command among appends is answered in its place and ends nothing.
             if !matches!(next, Ok(Request::Append(_) | Request::AppendMany(_)) | Err(_)) {

@@ -161,7 +161,7 @@ fn compare_index(
     report: &mut BucketReport,
 ) -> Result<(), IndexError> {
     let path: PathBuf = index_path(settings, number);
-    let (database, bucket) = (settings.identity.database, settings.identity.bucket.0);
+    let (database, bucket) = (settings.identity.database(), settings.identity.bucket().0);
     match SealedIndex::open(&*settings.disk, &path, database, bucket, number) {
         Ok(index) => match IndexCheck::new(expected).run(&index)? {
             Some(damage) => report.bad_indexes.push(damage),

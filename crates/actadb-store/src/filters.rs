@@ -18,7 +18,6 @@ use actadb_index::filter::{Covered, Filter, Sought};
 use actadb_index::format::Described;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::{Damage, LogError, SYNC};
-use actadb_log::format::LogIdentity;
 use actadb_log::writer::LogSettings;
 use actadb_model::limits::INDEX_CACHE_DEFAULT_BYTES;
 
@@ -206,7 +205,7 @@ fn open_with_indexes(
     (first, span): Range,
     path: &Path,
 ) -> Result<Option<(Filter, Vec<SealedIndex>)>, IndexError> {
-    let LogIdentity { database, bucket } = settings.identity;
+    let (database, bucket) = (settings.identity.database(), settings.identity.bucket());
     let absent = |error: &IndexError| match error {
         IndexError::Damaged { .. } => true,
         IndexError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
@@ -272,8 +271,8 @@ fn covered_by(settings: &LogSettings, segments: &[Arc<Segment>]) -> Option<Cover
 
 fn covered(settings: &LogSettings, first: u64, last: &Described) -> Covered {
     Covered {
-        database: settings.identity.database,
-        bucket: settings.identity.bucket.0,
+        database: settings.identity.database(),
+        bucket: settings.identity.bucket().0,
         first,
         last: last.segment,
         last_index: last.last_index,

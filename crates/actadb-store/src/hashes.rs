@@ -10,8 +10,8 @@ pub const DEFAULT_NAMESPACE: u32 = 0;
 
 /// Hash of a stream id: a group of the index. Its low 16 bits are not used there.
 #[must_use]
-pub fn stream_hash(namespace: u32, stream: &str) -> u64 {
-    xxh3_64_with_seed(stream.as_bytes(), u64::from(namespace))
+pub fn stream_hash(namespace: u32, stream: impl AsRef<[u8]>) -> u64 {
+    xxh3_64_with_seed(stream.as_ref(), u64::from(namespace))
 }
 
 /// Hash that stands in memory for a stream of a partition: no two of a database have the same.

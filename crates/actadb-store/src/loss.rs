@@ -192,7 +192,7 @@ impl LossTracker {
         let numbers = if there { segment_numbers(disk, dir)? } else { Vec::new() };
         for number in numbers.into_iter().chain(self.unread.clone()) {
             let path = index_path(settings, number);
-            let (database, bucket) = (settings.identity.database, settings.identity.bucket.0);
+            let (database, bucket) = (settings.identity.database(), settings.identity.bucket().0);
             let index = SealedIndex::open(disk, &path, database, bucket, number);
             let Some(index) = index.ok().filter(|_| number >= self.keep.segment) else { continue };
             newest = newest.max(number);

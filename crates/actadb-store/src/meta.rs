@@ -228,7 +228,7 @@ impl Directory {
         LogSettings {
             disk: self.disk.clone(),
             dir: bucket_dir(&self.root, bucket),
-            identity: LogIdentity { database: self.meta.database, bucket },
+            identity: LogIdentity::new(self.meta.database, bucket),
             segment_bytes: self.meta.segment_bytes,
             zero_fill_bytes: self.zero_fill_bytes,
         }
@@ -305,7 +305,7 @@ fn create_bucket(
     let dir = bucket_dir(root, bucket);
     disk.create_dir_all(&dir).map_err(LogError::io("create", &dir))?;
     let state = first_slots(seat, bucket);
-    Slots::create(disk, &dir, LogIdentity { database, bucket }, state).map(|_| ())
+    Slots::create(disk, &dir, LogIdentity::new(database, bucket), state).map(|_| ())
 }
 
 fn create(disk: &dyn Disk, root: &Path, meta: &Meta) -> Result<(), LogError> {

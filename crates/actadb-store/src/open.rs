@@ -13,7 +13,7 @@ use actadb_disk::disk::Disk;
 use actadb_index::error::IndexError;
 use actadb_index::sealed::SealedIndex;
 use actadb_log::error::{Damage, LogError};
-use actadb_log::format::{BatchHead, LogIdentity};
+use actadb_log::format::BatchHead;
 use actadb_log::recover::{Recovery, TornTail};
 use actadb_log::slots::{SlotState, Slots};
 use actadb_log::writer::{FullSegment, LogSettings};
@@ -246,7 +246,7 @@ pub(crate) fn index_path(settings: &LogSettings, number: u64) -> PathBuf {
 /// The index of a segment; `None` when it is missing or bad, and must be rebuilt.
 fn good_index(settings: &LogSettings, number: u64) -> Result<Option<SealedIndex>, OpenError> {
     let path = index_path(settings, number);
-    let LogIdentity { database, bucket } = settings.identity;
+    let (database, bucket) = (settings.identity.database(), settings.identity.bucket());
     match SealedIndex::open(&*settings.disk, &path, database, bucket.0, number) {
         Ok(index) => Ok(Some(index)),
         Err(IndexError::Damaged { .. }) => Ok(None),

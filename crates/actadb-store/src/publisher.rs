@@ -18,7 +18,7 @@ use crate::error::OpenError;
 use crate::filters;
 use crate::hashes::{event_id_hash, stream_hash};
 use crate::reader::Reader;
-use crate::record::{Record, records_for_index};
+use crate::record::{IndexedEvent, records_for_index};
 use crate::segments::{Segment, SegmentIndex, Shared};
 
 /// A full segment whose entries are all published: its index can be written.
@@ -205,13 +205,11 @@ impl Publisher {
         for (at, record) in records_for_index(identity, entry) {
             let place = body.offset + at;
             let damaged = |what: String| Damage::new(&path(), place.into(), what);
-            let transaction = match record.map_err(|bad| damaged(bad.to_string()))? {
-                Record::Transaction(transaction) => transaction,
-                Record::Other(_) => continue,
-            };
+            let record = record.map_err(|bad| damaged(bad.to_string()))?;
+            let Some(transaction) = record else { continue };
             let partition = transaction.partition;
             if !self.shared.partitioning.contains(partition)
-                || self.shared.partitioning.bucket_of(partition) != identity.bucket
+                || self.shared.partitioning.bucket_of(partition) != identity.bucket()
             {
                 return Err(damaged(format!("a record of partition {partition}")));
             }
@@ -226,18 +224,17 @@ impl Publisher {
                     "partition {partition} goes on at sequence {next}, the record has {found}"
                 )));
             }
-            *next = transaction.next_sequence();
-            self.rows.extend(transaction.events.iter().map(|event| {
-                let event = event.as_ref();
-                Row {
+            for IndexedEvent { id, stream, version } in transaction.events {
+                self.rows.push(Row {
                     partition,
-                    sequence: event.sequence,
-                    group: stream_hash(transaction.namespace, event.stream),
-                    version: event.version,
-                    key: event_id_hash(transaction.namespace, event.id),
+                    sequence: *next,
+                    group: stream_hash(transaction.namespace, stream),
+                    version,
+                    key: event_id_hash(transaction.namespace, id),
                     place,
-                }
-            }));
+                });
+                *next += 1;
+            }
         }
         let moved = moved.into_iter();
         Ok(moved.map(|(partition, (first, next))| (partition, next - 1, next - first)).collect())
@@ -265,7 +262,7 @@ impl Publisher {
             return None;
         }
         let settings = &self.shared.settings;
-        let partitions = self.shared.partitioning.partitions_of(settings.identity.bucket);
+        let partitions = self.shared.partitioning.partitions_of(settings.identity.bucket());
         let lanes = partitions.map(|p| (p.0, self.shared.next_sequence(p)));
         let index = match self.active.as_ref().map(|active| active.index()) {
             Some(SegmentIndex::Open(index)) => crate::segments::read(index).new_after(lanes),
@@ -288,8 +285,8 @@ impl Publisher {
         SealTask {
             shared: self.shared.clone(),
             described: Described {
-                database: settings.identity.database,
-                bucket: settings.identity.bucket.0,
+                database: settings.identity.database(),
+                bucket: settings.identity.bucket().0,
                 segment: full.number,
                 segment_bytes: full.bytes,
                 first_index: full.first_index,

@@ -371,7 +371,7 @@ impl Reader {
     }
 
     pub(crate) fn disagree(&self, what: String) -> ReadError {
-        ReadError::Disagree { bucket: self.shared.settings.identity.bucket.0, what }
+        ReadError::Disagree { bucket: self.shared.settings.identity.bucket().0, what }
     }
 }
 

@@ -3,6 +3,8 @@
 //! A record is all or nothing by construction: one length, one checksum. What a record says once
 //! is not repeated per event. `docs/FORMAT.md` has the byte tables.
 
+use std::ops::Range;
+
 use actadb_log::format::{BATCH_HEAD_BYTES, LogIdentity};
 use actadb_model::entry::{Entry, EntryKind};
 use actadb_model::event::{Event, EventHead, EventSpans};
@@ -10,6 +12,7 @@ use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::names::{EventName, StreamId};
 use actadb_model::numbered::{Numbered, NumberedEvent};
 use bytes::Bytes;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::varint::{self, Cursor};
@@ -112,8 +115,8 @@ impl Transaction {
 #[must_use]
 pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
     let events = &transaction.events;
-    let mut streams: Vec<(&StreamId, u64)> = Vec::new();
-    let mut ordinals = Vec::with_capacity(events.len());
+    let mut streams: SmallVec<[(&StreamId, u64); 1]> = SmallVec::new();
+    let mut ordinals: SmallVec<[usize; 1]> = SmallVec::with_capacity(events.len());
     if let [only] = events.as_slice() {
         streams.push((&only.stream, only.version));
         ordinals.push(0);
@@ -188,98 +191,123 @@ pub fn length(bytes: &[u8]) -> Option<usize> {
     Some(length as usize)
 }
 
-/// Which key the events of a record get when the record does not say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DefaultKey {
-    /// The stream's, which costs a hash.
-    OfStream,
-    /// None: whoever asks does not look at it.
-    Nil,
-}
-
 /// Reads the record at the front of `bytes`. Events share `bytes`.
 ///
 /// # Errors
 /// See [`BadRecord`].
 pub fn decode(identity: LogIdentity, bytes: &Bytes) -> Result<Record, BadRecord> {
-    decode_with(identity, bytes, DefaultKey::OfStream)
+    let (record, kind) = verified(identity, bytes)?;
+    match kind {
+        Kind::Transaction { flags } => {
+            let record = bytes.slice(..record.len());
+            transaction(&record, flags).map(Record::Transaction).ok_or(BadRecord::Malformed)
+        }
+        Kind::Other(kind) => Ok(Record::Other(kind)),
+    }
 }
 
-fn decode_with(
-    identity: LogIdentity,
-    bytes: &Bytes,
-    default_key: DefaultKey,
-) -> Result<Record, BadRecord> {
+/// What kind of record it is.
+#[derive(Clone, Copy)]
+enum Kind {
+    Transaction { flags: u8 },
+    Other(u8),
+}
+
+/// The record at the front of `bytes`, its checksum verified.
+fn verified(identity: LogIdentity, bytes: &[u8]) -> Result<(&[u8], Kind), BadRecord> {
     let length = length(bytes).ok_or(BadRecord::Short)?;
     if length < FIXED_BYTES {
         return Err(BadRecord::Malformed);
     }
-    if bytes.len() < length {
-        return Err(BadRecord::Short);
-    }
-    let record = bytes.slice(..length);
+    let record = bytes.get(..length).ok_or(BadRecord::Short)?;
     let stored = u32::from_le_bytes(record[4..8].try_into().map_err(|_| BadRecord::Short)?);
     if stored != crc32c::crc32c_append(identity.checksum_seed(), &record[PREFIX_BYTES..]) {
         return Err(BadRecord::Checksum);
     }
     let (kind, flags) = (record[8], record[9]);
     if kind != KIND_TRANSACTION {
-        return Ok(Record::Other(kind));
+        return Ok((record, Kind::Other(kind)));
     }
     if flags & FLAG_COMPRESSED != 0 || flags & !KNOWN_FLAGS != 0 {
         return Err(BadRecord::Unsupported);
     }
-    transaction(&record, flags, default_key).map(Record::Transaction).ok_or(BadRecord::Malformed)
+    Ok((record, Kind::Transaction { flags }))
 }
 
 struct StreamOf {
-    span: std::ops::Range<u32>,
+    span: Range<u32>,
     next_version: u64,
 }
 
-fn transaction(record: &Bytes, flags: u8, default_key: DefaultKey) -> Option<Transaction> {
-    let mut cursor = Cursor::new(record, 10);
-    let partition = PartitionId(u16::from_le_bytes(cursor.array()?));
-    let decided_ns = u64::from_le_bytes(cursor.array()?);
-    let first_sequence = cursor.varint()?;
-    // An event takes more than a byte, so a count beyond the record's length is malformed.
-    let count = usize::try_from(cursor.varint()?).ok().filter(|n| *n < record.len())?;
-    let given_key = match flags & FLAG_PARTITION_KEY {
-        0 => None,
-        _ => Some(PartitionKey::new(cursor.uuid()?)),
-    };
-    let given_transaction = match flags & FLAG_TRANSACTION_ID {
-        0 => None,
-        _ => Some(cursor.uuid()?),
-    };
-    let namespace = match flags & FLAG_NAMESPACE {
-        0 => 0,
-        _ => u32::try_from(cursor.varint()?).ok()?,
-    };
-    let stream_count = usize::try_from(cursor.varint()?).ok().filter(|n| *n <= count)?;
-    let mut streams = Vec::with_capacity(stream_count);
-    for _ in 0..stream_count {
-        let length = cursor.length()?;
-        let span = text_span(&mut cursor, length)?;
-        streams.push(StreamOf { span, next_version: cursor.varint()? });
-    }
-    let partition_key = match given_key {
-        Some(key) => key,
-        None if default_key == DefaultKey::Nil => PartitionKey::new(Uuid::nil()),
-        None => {
-            let span = &streams.first()?.span;
-            let stream = &record[span.start as usize..span.end as usize];
-            PartitionKey::of_stream(std::str::from_utf8(stream).ok()?)
+/// What a record says once for all of its events.
+struct Head {
+    partition: PartitionId,
+    decided_ns: u64,
+    first_sequence: u64,
+    count: usize,
+    key: Option<PartitionKey>,
+    transaction_id: Option<Uuid>,
+    namespace: u32,
+    streams: SmallVec<[StreamOf; 1]>,
+}
+
+/// What a record says of one event.
+struct EventOf {
+    id: Uuid,
+    version: u64,
+    timestamp_ns: u64,
+    spans: EventSpans,
+}
+
+impl Head {
+    fn read(cursor: &mut Cursor<'_>, flags: u8, record_bytes: usize) -> Option<Self> {
+        let partition = PartitionId(u16::from_le_bytes(cursor.array()?));
+        let decided_ns = u64::from_le_bytes(cursor.array()?);
+        let first_sequence = cursor.varint()?;
+        // An event takes more than a byte, so a count beyond the record's length is malformed.
+        let count = usize::try_from(cursor.varint()?).ok().filter(|n| *n < record_bytes)?;
+        let key = match flags & FLAG_PARTITION_KEY {
+            0 => None,
+            _ => Some(PartitionKey::new(cursor.uuid()?)),
+        };
+        let transaction_id = match flags & FLAG_TRANSACTION_ID {
+            0 => None,
+            _ => Some(cursor.uuid()?),
+        };
+        let namespace = match flags & FLAG_NAMESPACE {
+            0 => 0,
+            _ => u32::try_from(cursor.varint()?).ok()?,
+        };
+        let stream_count = usize::try_from(cursor.varint()?).ok().filter(|n| *n <= count)?;
+        let mut streams = SmallVec::with_capacity(stream_count);
+        for _ in 0..stream_count {
+            let length = cursor.length()?;
+            let span = text_span(cursor, length)?;
+            streams.push(StreamOf { span, next_version: cursor.varint()? });
         }
-    };
-    if count == 0 || first_sequence.checked_add(count as u64).is_none() {
-        return None;
+        if count == 0 || first_sequence.checked_add(count as u64).is_none() {
+            return None;
+        }
+        Some(Self {
+            partition,
+            decided_ns,
+            first_sequence,
+            count,
+            key,
+            transaction_id,
+            namespace,
+            streams,
+        })
     }
-    let mut events = Vec::with_capacity(count);
-    for sequence in first_sequence..first_sequence + count as u64 {
+
+    /// The next event.
+    fn event(&mut self, cursor: &mut Cursor<'_>) -> Option<EventOf> {
         let event_flags = cursor.byte()?;
         let id = cursor.uuid()?;
-        let ordinal = if stream_count > 1 { usize::try_from(cursor.varint()?).ok()? } else { 0 };
+        let ordinal = match self.streams.len() {
+            0 | 1 => 0,
+            _ => usize::try_from(cursor.varint()?).ok()?,
+        };
         let offset = varint::unzigzag(cursor.varint()?);
         let name_bytes = cursor.length()?;
         let metadata_bytes = cursor.length()?;
@@ -288,39 +316,110 @@ fn transaction(record: &Bytes, flags: u8, default_key: DefaultKey) -> Option<Tra
             let extra = cursor.length()?;
             cursor.take(extra)?;
         }
-        let name = text_span(&mut cursor, name_bytes)?;
-        let metadata = span(&mut cursor, metadata_bytes)?;
-        let payload = span(&mut cursor, payload_bytes)?;
-        let stream = streams.get_mut(ordinal)?;
+        let name = text_span(cursor, name_bytes)?;
+        let metadata = span(cursor, metadata_bytes)?;
+        let payload = span(cursor, payload_bytes)?;
+        let stream = self.streams.get_mut(ordinal)?;
         let version = stream.next_version;
         // The last version there can be is followed by none.
         stream.next_version = version.wrapping_add(1);
-        let head = EventHead {
+        let spans = EventSpans { stream: stream.span.clone(), name, metadata, payload };
+        let timestamp_ns = self.decided_ns.wrapping_add(offset as u64);
+        Some(EventOf { id, version, timestamp_ns, spans })
+    }
+}
+
+fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
+    let mut cursor = Cursor::new(record, 10);
+    let mut head = Head::read(&mut cursor, flags, record.len())?;
+    let partition_key = match head.key {
+        Some(key) => key,
+        None => {
+            let stream = part(record, &head.streams.first()?.span);
+            PartitionKey::of_stream(std::str::from_utf8(stream).ok()?)
+        }
+    };
+    let mut events = Vec::with_capacity(head.count);
+    for sequence in head.first_sequence..head.first_sequence + head.count as u64 {
+        let EventOf { id, version, timestamp_ns, spans } = head.event(&mut cursor)?;
+        let event = EventHead {
             id,
             partition_key,
-            partition,
-            transaction_id: given_transaction.unwrap_or(id),
+            partition: head.partition,
+            transaction_id: head.transaction_id.unwrap_or(id),
             sequence,
             version,
-            timestamp_ns: decided_ns.wrapping_add(offset as u64),
+            timestamp_ns,
         };
-        let spans = EventSpans { stream: stream.span.clone(), name, metadata, payload };
-        events.push(Event::new(head, record.clone(), spans));
+        events.push(Event::new(event, record.clone(), spans));
     }
     if cursor.position() != record.len() {
         return None;
     }
-    let key_is_default = given_key.is_none();
-    Some(Transaction { partition, namespace, first_sequence, key_is_default, decided_ns, events })
+    Some(Transaction {
+        partition: head.partition,
+        namespace: head.namespace,
+        first_sequence: head.first_sequence,
+        key_is_default: head.key.is_none(),
+        decided_ns: head.decided_ns,
+        events,
+    })
 }
 
-fn span(cursor: &mut Cursor<'_>, length: usize) -> Option<std::ops::Range<u32>> {
+/// A transaction's record as an index needs it.
+#[derive(Debug)]
+pub(crate) struct Indexed<'a> {
+    pub(crate) partition: PartitionId,
+    pub(crate) namespace: u32,
+    pub(crate) first_sequence: u64,
+    /// Its events, in order.
+    pub(crate) events: SmallVec<[IndexedEvent<'a>; 1]>,
+}
+
+/// One event of it.
+#[derive(Debug)]
+pub(crate) struct IndexedEvent<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) stream: &'a [u8],
+    pub(crate) version: u64,
+}
+
+/// As [`decode`], for an index: only what that needs, and nothing is copied. `None` for a kind of
+/// record that this program does not know.
+fn decode_indexed(identity: LogIdentity, bytes: &[u8]) -> Result<Option<Indexed<'_>>, BadRecord> {
+    let (record, kind) = verified(identity, bytes)?;
+    let Kind::Transaction { flags } = kind else { return Ok(None) };
+    indexed(record, flags).map(Some).ok_or(BadRecord::Malformed)
+}
+
+fn indexed(record: &[u8], flags: u8) -> Option<Indexed<'_>> {
+    let mut cursor = Cursor::new(record, 10);
+    let mut head = Head::read(&mut cursor, flags, record.len())?;
+    let mut events = SmallVec::with_capacity(head.count);
+    for _ in 0..head.count {
+        let EventOf { id, version, spans, .. } = head.event(&mut cursor)?;
+        events.push(IndexedEvent { id, stream: part(record, &spans.stream), version });
+    }
+    let Head { partition, namespace, first_sequence, .. } = head;
+    (cursor.position() == record.len()).then_some(Indexed {
+        partition,
+        namespace,
+        first_sequence,
+        events,
+    })
+}
+
+fn part<'a>(record: &'a [u8], span: &Range<u32>) -> &'a [u8] {
+    &record[span.start as usize..span.end as usize]
+}
+
+fn span(cursor: &mut Cursor<'_>, length: usize) -> Option<Range<u32>> {
     let start = u32::try_from(cursor.position()).ok()?;
     cursor.take(length)?;
     Some(start..u32::try_from(cursor.position()).ok()?)
 }
 
-fn text_span(cursor: &mut Cursor<'_>, length: usize) -> Option<std::ops::Range<u32>> {
+fn text_span(cursor: &mut Cursor<'_>, length: usize) -> Option<Range<u32>> {
     let start = u32::try_from(cursor.position()).ok()?;
     std::str::from_utf8(cursor.take(length)?).ok()?;
     Some(start..u32::try_from(cursor.position()).ok()?)
@@ -332,40 +431,33 @@ pub fn records(
     identity: LogIdentity,
     entry: &Entry,
 ) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
-    records_with(identity, entry, DefaultKey::OfStream)
+    let body = entry.body.clone();
+    places(entry).map(move |at| (at, decode(identity, &body.slice(at as usize..))))
 }
 
-/// As [`records`], for an index: a partition key that is not stored is left nil.
+/// As [`records`], for an index.
 pub(crate) fn records_for_index(
     identity: LogIdentity,
     entry: &Entry,
-) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
-    records_with(identity, entry, DefaultKey::Nil)
+) -> impl Iterator<Item = (u32, Result<Option<Indexed<'_>>, BadRecord>)> {
+    places(entry).map(move |at| (at, decode_indexed(identity, &entry.body[at as usize..])))
 }
 
-fn records_with(
-    identity: LogIdentity,
-    entry: &Entry,
-    default_key: DefaultKey,
-) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
+/// Where the records of an entry begin.
+fn places(entry: &Entry) -> impl Iterator<Item = u32> + use<> {
     let body = entry.body.clone();
     let mut at = match entry.kind {
         EntryKind::Batch => BATCH_HEAD_BYTES.min(body.len()),
         EntryKind::Noop | EntryKind::Conf => body.len(),
     };
     std::iter::from_fn(move || {
-        if at >= body.len() {
-            return None;
-        }
+        let rest = body.get(at..).filter(|rest| !rest.is_empty())?;
         let start = at;
-        let rest = body.slice(at..);
-        let decoded = decode_with(identity, &rest, default_key);
-        at = match (&decoded, length(&rest)) {
-            (Ok(_), Some(length)) => at + length,
-            (Err(_), Some(length)) if (FIXED_BYTES..rest.len()).contains(&length) => at + length,
+        at = match length(rest) {
+            Some(length) if (FIXED_BYTES..=rest.len()).contains(&length) => at + length,
             _ => body.len(),
         };
-        Some((start as u32, decoded))
+        Some(start as u32)
     })
 }
 
@@ -377,7 +469,7 @@ mod tests {
     use proptest::test_runner::RngSeed;
 
     fn identity() -> LogIdentity {
-        LogIdentity { database: Uuid::from_u128(1), bucket: BucketId(0) }
+        LogIdentity::new(Uuid::from_u128(1), BucketId(0))
     }
 
     fn event(stream: &str, version: u64, payload: &[u8], timestamp_ns: u64) -> NumberedEvent {

@@ -200,7 +200,7 @@ impl SetAside<'_> {
         }
         // Nothing tells what of the log was synced: what can be read may lie in the cache only. A
         // start writes all above the synced index again, syncs it, and saves the true one.
-        let first = first_slots(&Seat::single(identity.database), identity.bucket);
+        let first = first_slots(&Seat::single(identity.database()), identity.bucket());
         let term = first.term.max(loss.keep.term);
         Slots::create(&**disk, dir, *identity, SlotState { synced_index: 0, term, ..first })?;
         Ok(())

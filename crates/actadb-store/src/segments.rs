@@ -174,7 +174,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn slot(&self, partition: PartitionId) -> &AtomicU64 {
-        let bucket = self.settings.identity.bucket;
+        let bucket = self.settings.identity.bucket();
         assert_eq!(self.partitioning.bucket_of(partition), bucket, "a partition of another bucket");
         &self.watermarks[usize::from(partition.0 / self.partitioning.buckets())]
     }

@@ -73,7 +73,7 @@ impl Verifier {
     /// memory for each stream.
     #[must_use]
     pub fn new(identity: LogIdentity, partitioning: Partitioning, follow_versions: bool) -> Self {
-        let partitions = partitioning.partitions_of(identity.bucket);
+        let partitions = partitioning.partitions_of(identity.bucket());
         let mut verifier = Self {
             identity,
             partitioning,

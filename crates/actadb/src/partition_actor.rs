@@ -9,6 +9,7 @@ use actadb_model::ids::PartitionId;
 use actadb_model::keys::{Facts, Keys};
 use actadb_model::limits::INLINE_KEYS;
 use actadb_model::outcome::ClosedReason;
+use actadb_model::time::Now;
 use actadb_model::transaction::Transaction;
 use actadb_partition::message::{FetchId, FromReplica, Input};
 use actadb_store::error::ReadError;
@@ -49,6 +50,8 @@ pub(crate) struct PartitionActor {
     pub(crate) partition: PartitionId,
     pub(crate) side: PartitionSide,
     pub(crate) clock: Clock,
+    /// When the messages being taken were found; read once for all of them.
+    pub(crate) now: Option<Now>,
     pub(crate) executor: Executor,
     pub(crate) board: Arc<BucketBoard>,
     pub(crate) writer: ActorRef<SegmentWriterActor>,
@@ -71,7 +74,8 @@ pub(crate) struct PartitionActor {
 impl PartitionActor {
     fn step(&mut self, input: Input) {
         let mut outputs = std::mem::take(&mut self.outputs);
-        self.side.step(self.clock.now(), input, &mut outputs);
+        let now = *self.now.get_or_insert_with(|| self.clock.now());
+        self.side.step(now, input, &mut outputs);
         for output in outputs.drain(..) {
             match output {
                 PartitionOutput::Propose(proposal) => self.proposals.push(proposal),
@@ -148,9 +152,14 @@ impl Actor for PartitionActor {
         loop {
             if mailbox.is_empty() || self.proposals.len() >= PROPOSALS_MAX {
                 self.hand_over();
+                self.now = None;
                 if std::mem::take(&mut self.moved) {
                     self.board.set_partition(self.partition, self.side.stats());
                 }
+            }
+            // Whoever has nothing to say need not be asked to call back.
+            if !mailbox.is_empty() && self.from_writer.is_empty() && self.facts.1.is_empty() {
+                return Ok(mailbox.recv().await);
             }
             tokio::select! {
                 biased;

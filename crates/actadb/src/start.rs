@@ -252,6 +252,7 @@ impl Starter {
                 partition,
                 side: PartitionSide::new(identity, start),
                 clock: self.clock,
+                now: None,
                 executor: self.executor.clone(),
                 board: board.clone(),
                 writer: writer.clone(),
