@@ -158,7 +158,7 @@ fn records(c: &mut Criterion) {
     c.bench_function("record/encode", |b| {
         b.iter(|| record::encode(identity(), black_box(&numbered)));
     });
-    let bytes = record::encode(identity(), &numbered);
+    let bytes = Bytes::from(record::encode(identity(), &numbered));
     c.bench_function("record/decode", |b| {
         b.iter(|| match record::decode(identity(), black_box(&bytes)) {
             Ok(Record::Transaction(transaction)) => transaction,

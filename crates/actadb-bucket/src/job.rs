@@ -7,6 +7,7 @@ use actadb_model::entry::{Place, Room};
 use actadb_model::outcome::ClosedReason;
 use actadb_model::probe::{Mistake, made};
 use actadb_replica::message::{SlotValues, Work};
+use actadb_store::rows::Rows;
 use actadb_store::writer::BucketWriter;
 
 /// How a piece of work ended.
@@ -14,8 +15,8 @@ use actadb_store::writer::BucketWriter;
 pub enum Done {
     /// Entries were written; fewer than asked for when space ran out.
     Written {
-        /// Their indexes, and where their bodies lie. At least one.
-        bodies: Vec<(u64, Place)>,
+        /// Their indexes, where their bodies lie, and what is in them. At least one.
+        bodies: Vec<(u64, Place, Rows)>,
         /// Entries up to this one are known to be synced.
         synced_through: u64,
         /// What can be written now.
@@ -67,7 +68,7 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
             for entry in entries {
                 match writer.write(entry) {
                     Ok(written) => {
-                        bodies.push((entry.index, written.body));
+                        bodies.push((entry.index, written.body, Rows::default()));
                         full = full.or(written.full);
                     }
                     // Those before it are written; it is asked for again.
@@ -83,8 +84,12 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
             {
                 return failed(error);
             }
+            // Nobody waits for it before the sync.
+            for ((.., rows), entry) in bodies.iter_mut().zip(entries) {
+                *rows = Rows::read(writer.identity(), entry);
+            }
             let synced_by_roll = full.map_or(0, |full| full.tip.index);
-            let last = bodies.last().map_or(0, |(index, _)| *index);
+            let last = bodies.last().map_or(0, |(index, ..)| *index);
             let synced_through = if *sync { last } else { synced_by_roll };
             Done::Written { bodies, synced_through, room: writer.room(), full }
         }

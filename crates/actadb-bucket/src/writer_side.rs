@@ -28,6 +28,7 @@ use actadb_store::open::OpenedLog;
 use actadb_store::publisher::{Published, Publisher, SealTask};
 use actadb_store::reader::Reader;
 use actadb_store::record::{Record, records};
+use actadb_store::rows::Rows;
 use bytes::Bytes;
 
 use crate::job::Done;
@@ -161,8 +162,8 @@ pub struct WriterSide {
     partitions: Vec<PartitionId>,
     room: Room,
     full_segments: usize,
-    /// Where written entries lie that are not committed.
-    places: VecDeque<(u64, Place)>,
+    /// Where written entries lie that are not committed, and what is in them.
+    places: VecDeque<(u64, Place, Rows)>,
     /// Partitions with committed sequences that are not synced, each with its last.
     unsynced: BTreeMap<PartitionId, u64>,
     /// Seals that failed, and when to try them again.
@@ -182,8 +183,8 @@ fn durable(entry: &Entry) -> u64 {
     BatchHead::decode(entry.kind, &entry.body).map_or(0, |head| head.durable)
 }
 
-fn encode_batch(time_ns: u64, durable: u64, records: &[Bytes]) -> Bytes {
-    let size = BATCH_HEAD_BYTES + records.iter().map(Bytes::len).sum::<usize>();
+fn encode_batch(time_ns: u64, durable: u64, records: &[Vec<u8>]) -> Bytes {
+    let size = BATCH_HEAD_BYTES + records.iter().map(Vec::len).sum::<usize>();
     let mut body = Vec::with_capacity(size);
     body.extend_from_slice(&BatchHead { time_ns, durable }.encode());
     for record in records {
@@ -197,7 +198,9 @@ impl WriterSide {
     #[must_use]
     pub fn new(start: WriterStart, publisher: Publisher) -> Self {
         let WriterStart { slot, log, .. } = start;
-        let places = log.tail.iter().map(|(entry, body)| (entry.index, *body)).collect();
+        let identity = publisher.identity();
+        let tail = log.tail.iter();
+        let places = tail.map(|(e, body)| (e.index, *body, Rows::read(identity, e))).collect();
         let full_segments = start.unsealed.len() + publisher.unpublished_segments();
         let core = ReplicaCore::new(replica::Start {
             saved: SlotValues {
@@ -330,7 +333,7 @@ impl WriterSide {
         }
         let input = match done {
             Done::Written { bodies, synced_through, room, full } => {
-                let index = bodies.last().map_or(0, |(index, _)| *index);
+                let index = bodies.last().map_or(0, |(index, ..)| *index);
                 self.places.extend(bodies);
                 if let Some(full) = full {
                     self.publisher.segment_full(full);
@@ -338,7 +341,7 @@ impl WriterSide {
                 Input::Written { index, synced_through, room, filled: full.is_some() }
             }
             Done::Truncated { after, truncated, room } => {
-                self.places.retain(|(index, _)| *index <= after);
+                self.places.retain(|(index, ..)| *index <= after);
                 self.publisher.segment_reopened(truncated.segment);
                 Input::Truncated { room, reopened: truncated.reopened }
             }
@@ -477,9 +480,9 @@ impl WriterSide {
             return;
         }
         let place = self.places.pop_front();
-        let (index, body) = place.expect("what is committed was written");
+        let (index, body, rows) = place.expect("what is committed was written");
         assert_eq!(index, entry.index, "entries commit in order");
-        let Published { moved, streams, seal } = match self.publisher.publish(entry, body) {
+        let Published { moved, streams, seal } = match self.publisher.publish(entry, body, &rows) {
             Ok(published) => published,
             Err(damage) => {
                 let reason = ClosedReason::Corrupt(damage.to_string());

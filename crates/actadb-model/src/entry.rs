@@ -18,7 +18,7 @@ pub struct Proposal {
     /// Whether its answer waits for the disk in every fsync mode.
     pub durable: bool,
     /// The encoded transaction.
-    pub record: Bytes,
+    pub record: Vec<u8>,
 }
 
 /// What an entry holds. The numbers are on disk: they never change.

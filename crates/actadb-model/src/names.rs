@@ -46,11 +46,11 @@ fn check(what: &'static str, limit: usize, bytes: &[u8]) -> Result<Arc<str>, Bad
         return Err(BadName::TooLong { what, limit, length: bytes.len() });
     }
     let text = std::str::from_utf8(bytes).map_err(|_| BadName::NotUtf8 { what })?;
-    let has_control = match text.is_ascii() {
-        true => bytes.iter().any(u8::is_ascii_control),
-        false => text.chars().any(char::is_control),
-    };
-    if has_control {
+    // In one pass without an early end, as nearly every name is good ASCII.
+    let (ascii, control) = bytes.iter().fold((true, false), |(ascii, control), byte| {
+        (ascii & byte.is_ascii(), control | byte.is_ascii_control())
+    });
+    if control || (!ascii && text.chars().any(char::is_control)) {
         return Err(BadName::Control { what });
     }
     Ok(Arc::from(text))

@@ -40,7 +40,7 @@ pub fn check(data: &[u8]) {
             // A record with some bytes changed and the checksum made good again.
             let changes: Vec<(u16, u8)> =
                 (0..script.below(4) + 1).map(|_| (script.pair(), script.byte())).collect();
-            let mut bytes = encode(identity(), &numbered(&mut script, 0)).to_vec();
+            let mut bytes = encode(identity(), &numbered(&mut script, 0));
             for (at, byte) in changes {
                 let at = 9 + usize::from(at) % (bytes.len() - 9);
                 bytes[at] = byte;
@@ -98,7 +98,7 @@ fn sound(transaction: &Transaction) {
     }
     assert_eq!(transaction.next_sequence(), sequence);
     let Some(read) = transaction.to_numbered() else { return };
-    let again = decode(identity(), &encode(identity(), &read));
+    let again = decode(identity(), &encode(identity(), &read).into());
     let Ok(Record::Transaction(again)) = again else { panic!("what was read is not written") };
     if is_regular(&read) {
         assert_eq!(again.to_numbered(), Some(read));
@@ -124,7 +124,7 @@ fn written(script: &mut Script<'_>) {
     let mut sent = Vec::new();
     for n in 0..count {
         let wanted = numbered(script, n as u64 * 1000);
-        let bytes = encode(identity(), &wanted);
+        let bytes = Bytes::from(encode(identity(), &wanted));
         let Ok(Record::Transaction(found)) = decode(identity(), &bytes) else {
             panic!("not decoded")
         };
@@ -149,7 +149,7 @@ fn written(script: &mut Script<'_>) {
     assert_eq!(read(body.clone()), good);
 
     // A record ends where its last event ends, whatever its checksum says.
-    let mut longer = encode(identity(), &sent[0].2).to_vec();
+    let mut longer = encode(identity(), &sent[0].2);
     longer.push(script.byte());
     let flags = longer[9];
     make_record(&mut longer, flags);

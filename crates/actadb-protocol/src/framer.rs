@@ -392,6 +392,7 @@ impl Framer {
 
 /// The line that announces a length at the front of `bytes`: its own length, and what it says. Only
 /// as every client writes it: a few digits, and a whole end of line.
+#[inline]
 fn plain_length(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
     let digits = bytes.strip_prefix(&[kind])?;
     let mut length = 0;

@@ -29,7 +29,7 @@ pub struct BodyFormat {
     /// Bytes that a body of this size takes in a segment.
     pub frame_bytes: fn(body_bytes: u64) -> u64,
     /// Puts a batch's head (time in ns, highest durable index) before its records.
-    pub encode_batch: fn(time_ns: u64, durable: u64, records: &[Bytes]) -> Bytes,
+    pub encode_batch: fn(time_ns: u64, durable: u64, records: &[Vec<u8>]) -> Bytes,
     /// The highest index that an entry says was durable when it was closed.
     pub durable: fn(entry: &Entry) -> u64,
 }
@@ -201,7 +201,13 @@ impl ReplicaCore {
             }
             return;
         }
+        let proposed = matches!(input, Input::Propose(_));
+        let blocked = matches!(self.busy, Busy::Blocked { .. });
         let gathers = self.take(now, input, out);
+        if proposed && !gathers && !blocked {
+            // It waits for the entry that comes next; nothing else has changed.
+            return;
+        }
         if matches!(self.busy, Busy::Idle) {
             self.busy_since_ns = None;
         }
@@ -475,7 +481,7 @@ impl ReplicaCore {
         if batch.iter().any(|proposal| proposal.durable) {
             self.durable_wanted = self.consensus.last_index() + 1;
         }
-        let records: Vec<Bytes> = batch.into_iter().map(|proposal| proposal.record).collect();
+        let records: Vec<Vec<u8>> = batch.into_iter().map(|proposal| proposal.record).collect();
         self.last_time_ns = self.last_time_ns.max(now.unix_ns);
         let body = (self.format.encode_batch)(self.last_time_ns, self.settled(), &records);
         self.consensus.propose(body);

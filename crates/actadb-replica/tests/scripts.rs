@@ -103,7 +103,7 @@ fn input(line: &str) -> Input {
             first_sequence: number(sequence),
             count: number(count) as u32,
             durable: words.contains(&"durable"),
-            record: Bytes::from(vec![0; number(bytes) as usize]),
+            record: vec![0; number(bytes) as usize],
         }),
         ["flush"] => Input::Flush,
         ["tick"] => Input::Tick,

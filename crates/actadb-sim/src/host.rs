@@ -203,7 +203,7 @@ impl Host {
     pub fn worked(&mut self, work: &Work, done: &Done) {
         match (work, done) {
             (Work::Write { entries, .. }, Done::Written { bodies, synced_through, .. }) => {
-                for (entry, (index, body)) in entries.iter().zip(bodies) {
+                for (entry, (index, body, _)) in entries.iter().zip(bodies) {
                     let head = BatchHead::decode(entry.kind, &entry.body);
                     let claim = head.filter(|_| *index > self.saved.bulk_through);
                     self.places.push((*index, *body, claim.map_or(0, |head| head.durable)));

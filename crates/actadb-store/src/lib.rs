@@ -1,6 +1,7 @@
 //! One bucket on disk.
 //!
 //! - [`record`] alone knows how a transaction lies in an entry.
+//! - [`rows`] are what an index must know of an entry.
 //! - [`writer::BucketWriter`] holds the files; it blocks and lives in the writer thread.
 //! - [`publisher::Publisher`] is memory: it puts committed entries into the tail and the open
 //!   index, and only then moves the watermarks.
@@ -27,6 +28,7 @@ pub mod publisher;
 pub mod reader;
 pub mod record;
 pub mod repair;
+pub mod rows;
 pub mod scrub;
 pub mod segments;
 pub mod tail;

@@ -26,6 +26,7 @@ use crate::error::OpenError;
 use crate::filters::{self, Filters};
 use crate::meta::{Directory, Seat};
 use crate::publisher::{Publisher, SealTask};
+use crate::rows::Rows;
 use crate::segments::Shared;
 use crate::tail::Tail;
 use crate::walk::entry_of;
@@ -106,7 +107,8 @@ impl Reading {
         self.log.committed = self.log.committed.max(committed).min(self.log.last_index);
         let known = self.log.tail.partition_point(|(e, _)| e.index <= self.log.committed);
         for (entry, body) in self.log.tail.drain(..known) {
-            self.seals.extend(publisher.publish(&entry, body)?.seal);
+            let rows = Rows::read(publisher.identity(), &entry);
+            self.seals.extend(publisher.publish(&entry, body, &rows)?.seal);
         }
         Ok(())
     }

@@ -16,9 +16,8 @@ use actadb_model::probe::{Mistake, half_published, made};
 
 use crate::error::OpenError;
 use crate::filters;
-use crate::hashes::{event_id_hash, stream_hash};
 use crate::reader::Reader;
-use crate::record::{IndexedEvent, records_for_index};
+use crate::rows::{Row, Rows};
 use crate::segments::{Segment, SegmentIndex, Shared};
 
 /// A full segment whose entries are all published: its index can be written.
@@ -71,7 +70,7 @@ pub type Moved = (PartitionId, u64, u64);
 pub struct Published {
     /// The partitions it moved.
     pub moved: Vec<Moved>,
-    /// The streams it moved, by [hash](crate::hashes::stream_hash), each once.
+    /// The streams it moved, by [hash](crate::hashes::stream_hash), each at least once.
     pub streams: Vec<(PartitionId, u64)>,
     /// The segment that can now be sealed.
     pub seal: Option<SealTask>,
@@ -87,31 +86,11 @@ pub struct Publisher {
     full: VecDeque<FullSegment>,
     published: u64,
     last_time_ns: u64,
-    /// Of the entry being published; kept for its memory.
-    rows: Vec<Row>,
-}
-
-/// One event as the index knows it.
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    partition: PartitionId,
-    sequence: u64,
-    group: u64,
-    version: u64,
-    key: u64,
-    place: u32,
 }
 
 impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>, published: u64, last_time_ns: u64) -> Self {
-        Self {
-            shared,
-            active: None,
-            full: VecDeque::new(),
-            published,
-            last_time_ns,
-            rows: Vec::new(),
-        }
+        Self { shared, active: None, full: VecDeque::new(), published, last_time_ns }
     }
 
     /// A reader of what is published.
@@ -154,23 +133,28 @@ impl Publisher {
         self.shared.settings.identity
     }
 
-    /// Publishes the next entry, whose body lies at `body`: index and tail, then watermarks.
-    /// Publishing an entry twice does nothing.
+    /// Publishes the next entry, whose body lies at `body` and whose events are `rows`: index and
+    /// tail, then watermarks. Publishing an entry twice does nothing.
     ///
     /// # Errors
     /// When a record cannot be read or does not continue its partition: a bug, or damage between
     /// two reads. The bucket must stop.
-    pub fn publish(&mut self, entry: &Entry, body: Place) -> Result<Published, Damage> {
+    pub fn publish(
+        &mut self,
+        entry: &Entry,
+        body: Place,
+        rows: &Rows,
+    ) -> Result<Published, Damage> {
         if entry.index <= self.published {
             return Ok(Published::default());
         }
         let seal = self.begin_segment(body.segment);
-        let moved = self.read_entry(entry, body)?;
+        let moved = self.check(rows, body)?;
         if made(Mistake::WatermarkBeforePublication) {
             self.raise(&moved);
             half_published();
         }
-        self.index_rows(entry)?;
+        self.index_rows(entry, &rows.rows, body)?;
         self.shared
             .tail
             .write()
@@ -182,9 +166,8 @@ impl Publisher {
             self.last_time_ns = self.last_time_ns.max(head.time_ns);
         }
         self.published = entry.index;
-        let streams = self.rows.iter().map(|row| (row.partition, row.group));
+        let streams = rows.rows.iter().map(|row| (row.partition, row.group));
         let mut streams: Vec<(PartitionId, u64)> = streams.collect();
-        streams.sort_unstable();
         streams.dedup();
         Ok(Published { moved, streams, seal })
     }
@@ -195,63 +178,63 @@ impl Publisher {
         }
     }
 
-    /// Reads what the index must know of an entry into `rows`; answers the partitions it moves.
-    fn read_entry(&mut self, entry: &Entry, body: Place) -> Result<Vec<Moved>, Damage> {
+    /// Holds the events against the partitions they are of; answers the partitions they move.
+    fn check(&self, rows: &Rows, body: Place) -> Result<Vec<Moved>, Damage> {
         let settings = &self.shared.settings;
         let identity = settings.identity;
-        let path = || settings.segment_path(body.segment);
+        let damaged = |at: u32, what: String| {
+            let path = settings.segment_path(body.segment);
+            Damage::new(&path, (body.offset + at).into(), what)
+        };
+        // By partition: its next sequence before the entry, and behind it.
         let mut moved: BTreeMap<PartitionId, (u64, u64)> = BTreeMap::new();
-        self.rows.clear();
-        for (at, record) in records_for_index(identity, entry) {
-            let place = body.offset + at;
-            let damaged = |what: String| Damage::new(&path(), place.into(), what);
-            let record = record.map_err(|bad| damaged(bad.to_string()))?;
-            let Some(transaction) = record else { continue };
-            let partition = transaction.partition;
+        // Events of one partition mostly follow each other.
+        for run in rows.rows.chunk_by(|row, next| row.partition == next.partition) {
+            let Some(Row { partition, at, .. }) = run.first().copied() else { continue };
             if !self.shared.partitioning.contains(partition)
                 || self.shared.partitioning.bucket_of(partition) != identity.bucket()
             {
-                return Err(damaged(format!("a record of partition {partition}")));
+                return Err(damaged(at, format!("a record of partition {partition}")));
             }
             let first = || {
                 let next = self.shared.next_sequence(partition);
                 (next, next)
             };
             let (_, next) = moved.entry(partition).or_insert_with(first);
-            if transaction.first_sequence != *next {
-                let found = transaction.first_sequence;
-                return Err(damaged(format!(
-                    "partition {partition} goes on at sequence {next}, the record has {found}"
-                )));
-            }
-            for IndexedEvent { id, stream, version } in transaction.events {
-                self.rows.push(Row {
-                    partition,
-                    sequence: *next,
-                    group: stream_hash(transaction.namespace, stream),
-                    version,
-                    key: event_id_hash(transaction.namespace, id),
-                    place,
-                });
+            for row in run {
+                if row.sequence != *next {
+                    let found = row.sequence;
+                    return Err(damaged(
+                        row.at,
+                        format!(
+                            "partition {partition} goes on at sequence {next}, the record has \
+                             {found}"
+                        ),
+                    ));
+                }
                 *next += 1;
             }
+        }
+        if let Some((at, bad)) = rows.bad {
+            return Err(damaged(at, bad.to_string()));
         }
         let moved = moved.into_iter();
         Ok(moved.map(|(partition, (first, next))| (partition, next - 1, next - first)).collect())
     }
 
-    /// Puts an entry and its rows into the index.
-    fn index_rows(&self, entry: &Entry) -> Result<(), Damage> {
+    /// Puts an entry and its events into the index.
+    fn index_rows(&self, entry: &Entry, rows: &[Row], body: Place) -> Result<(), Damage> {
         let active = self.active.as_ref().expect("a segment was begun");
         let SegmentIndex::Open(index) = active.index() else {
             return Err(Damage::new(active.path(), 0, "an entry behind a sealed index"));
         };
         let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
         index.note_term(entry.index, entry.term);
-        for row in &self.rows {
-            index.push_lane(row.partition.0, row.sequence, row.place);
-            index.add_posting(row.group, row.partition.0, row.version, row.place);
-            index.add_key(row.key, row.place);
+        for row in rows {
+            let place = body.offset + row.at;
+            index.push_lane(row.partition.0, row.sequence, place);
+            index.add_posting(row.group, row.partition.0, row.version, place);
+            index.add_key(row.key, place);
         }
         Ok(())
     }

@@ -22,6 +22,13 @@ const PREFIX_BYTES: usize = 8;
 /// Prefix, kind, flags, partition, time of the decision.
 const FIXED_BYTES: usize = 20;
 
+/// At most: sequence, count, key, transaction id, count of streams.
+const ONCE_BYTES: usize = 10 + 10 + 16 + 16 + 10;
+/// At most: the length and first version of a stream.
+const STREAM_BYTES: usize = 2 + 10;
+/// At most, beside its variable parts: flags, id, ordinal, time, and three lengths of an event.
+const EVENT_BYTES: usize = 1 + 16 + 3 + 10 + 2 + 5 + 5;
+
 const KIND_TRANSACTION: u8 = 1;
 
 const FLAG_COMPRESSED: u8 = 1;
@@ -113,7 +120,7 @@ impl Transaction {
 
 /// Writes a transaction as a record.
 #[must_use]
-pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
+pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Vec<u8> {
     let events = &transaction.events;
     let mut streams: SmallVec<[(&StreamId, u64); 1]> = SmallVec::new();
     let mut ordinals: SmallVec<[usize; 1]> = SmallVec::with_capacity(events.len());
@@ -131,11 +138,12 @@ pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
         }
     }
 
-    let variable: usize = events
-        .iter()
-        .map(|e| e.payload.len() + e.metadata.len() + e.name.as_str().len() + 32)
-        .sum();
-    let mut out = Vec::with_capacity(FIXED_BYTES + 300 + variable);
+    let of_event = |event: &NumberedEvent| {
+        event.payload.len() + event.metadata.len() + event.name.as_str().len() + EVENT_BYTES
+    };
+    let of_stream = |(stream, _): &(&StreamId, u64)| stream.as_str().len() + STREAM_BYTES;
+    let variable = events.iter().map(of_event).chain(streams.iter().map(of_stream));
+    let mut out = Vec::with_capacity(FIXED_BYTES + ONCE_BYTES + variable.sum::<usize>());
     let key = transaction.partition_key;
     let mut flags = 0;
     if !transaction.key_is_default {
@@ -181,7 +189,7 @@ pub fn encode(identity: LogIdentity, transaction: &Numbered) -> Bytes {
     out[..4].copy_from_slice(&length.to_le_bytes());
     let checksum = crc32c::crc32c_append(identity.checksum_seed(), &out[PREFIX_BYTES..]);
     out[4..8].copy_from_slice(&checksum.to_le_bytes());
-    Bytes::from(out)
+    out
 }
 
 /// Length of the record that begins here, when enough bytes are there to tell.
@@ -513,7 +521,7 @@ mod tests {
             vec![event("s", 1, b"payload", 5), event("t", 0, b"", 9)],
             PartitionKey::of_stream("s"),
         );
-        let bytes = encode(identity(), &one);
+        let bytes = Bytes::from(encode(identity(), &one));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -553,7 +561,7 @@ mod tests {
                 PartitionKey::of_stream(events[0].stream.as_str())
             };
             let wanted = numbered(events, key);
-            let bytes = encode(identity(), &wanted);
+            let bytes = Bytes::from(encode(identity(), &wanted));
             let Ok(Record::Transaction(found)) = decode(identity(), &bytes) else {
                 panic!("not decoded")
             };

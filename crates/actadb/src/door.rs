@@ -9,7 +9,8 @@ use kameo::prelude::*;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::partition_actor::{Append, PartitionActor};
+use crate::inbox::{Append, Gone, Inbox};
+use crate::partition_actor::{Arrived, PartitionActor};
 use crate::status::BucketBoard;
 use crate::waiting::Waiter;
 
@@ -17,6 +18,7 @@ use crate::waiting::Waiter;
 #[derive(Clone, Debug)]
 pub(crate) struct PartitionDoor {
     pub(crate) actor: ActorRef<PartitionActor>,
+    pub(crate) inbox: Inbox,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) permit_bytes: u64,
     pub(crate) transaction_limit: u64,
@@ -76,13 +78,17 @@ impl PartitionDoor {
     ) -> Result<oneshot::Receiver<Vec<AppendResult>>, Refusal> {
         let (reply, answered) = oneshot::channel();
         let waiter = Waiter { reply: Some(reply), permit, count: transactions.len(), deadline };
-        let message = Append { connection, transactions, waiter };
-        match self.actor.tell(message).try_send() {
-            Ok(()) => Ok(answered),
-            Err(SendError::MailboxFull(_)) => {
-                unreachable!("the mailbox is sized by the permits")
-            }
-            Err(_) => {
+        match self.inbox.put(Append { connection, transactions, waiter }) {
+            Ok(true) => match self.actor.tell(Arrived).try_send() {
+                Err(SendError::MailboxFull(_)) => {
+                    unreachable!("the mailbox is sized by the permits")
+                }
+                // An actor that stops just now drops what is in its inbox.
+                _ => Ok(answered),
+            },
+            // Whoever was first has told the actor.
+            Ok(false) => Ok(answered),
+            Err(Gone) => {
                 let reason = self.board.closed();
                 let gone = || ClosedReason::Panicked("the partition is gone".into());
                 Err(Refusal::Closed(reason.unwrap_or_else(gone)))

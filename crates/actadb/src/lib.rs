@@ -40,6 +40,7 @@ pub mod error;
 pub mod executor;
 #[cfg(feature = "fault-injection")]
 pub mod fault_injection;
+mod inbox;
 pub mod metrics;
 pub mod options;
 mod partition_actor;

@@ -10,7 +10,6 @@ use actadb_model::keys::{Facts, Keys};
 use actadb_model::limits::INLINE_KEYS;
 use actadb_model::outcome::ClosedReason;
 use actadb_model::time::Now;
-use actadb_model::transaction::Transaction;
 use actadb_partition::message::{FetchId, FromReplica, Input};
 use actadb_store::error::ReadError;
 use actadb_store::facts::facts;
@@ -22,21 +21,17 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::executor::{Executor, read_here};
+use crate::inbox::{Append, Outlet};
 use crate::segment_writer_actor::{Confirm, Proposals, SegmentWriterActor, WantSync};
 use crate::status::BucketBoard;
-use crate::waiting::{Waiter, Waiting};
+use crate::waiting::Waiting;
 
 /// Proposals are handed over when the mailbox is empty, or when there are this many.
 const PROPOSALS_MAX: usize = 64;
 
-/// The appends of one connection for one partition, answered together.
+/// There are appends in the inbox.
 #[derive(Debug)]
-pub(crate) struct Append {
-    pub(crate) connection: u64,
-    pub(crate) transactions: Vec<Transaction>,
-    /// Who waits for the answer.
-    pub(crate) waiter: Waiter,
-}
+pub(crate) struct Arrived;
 
 #[cfg(feature = "fault-injection")]
 #[derive(Debug)]
@@ -61,6 +56,9 @@ pub(crate) struct PartitionActor {
     pub(crate) reader: Reader,
     /// The readers of the node's other buckets.
     pub(crate) others: Arc<Vec<Reader>>,
+    pub(crate) inbox: Outlet,
+    /// Taken from the inbox; kept for its memory.
+    pub(crate) arrived: Vec<Append>,
     pub(crate) waiting: Waiting,
     /// Decided, and not yet handed to the writer.
     pub(crate) proposals: Vec<Proposal>,
@@ -93,6 +91,7 @@ impl PartitionActor {
             }
         }
         self.outputs = outputs;
+        self.waiting.give_back();
         self.moved = true;
     }
 
@@ -177,13 +176,22 @@ impl Actor for PartitionActor {
     }
 }
 
-impl Message<Append> for PartitionActor {
+impl Message<Arrived> for PartitionActor {
     type Reply = ();
 
-    async fn handle(&mut self, message: Append, _: &mut Context<Self, ()>) {
-        let Append { connection, transactions, waiter } = message;
-        let token = self.waiting.add(waiter);
-        self.step(Input::Append { token, connection, transactions });
+    async fn handle(&mut self, _: Arrived, _: &mut Context<Self, ()>) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        self.inbox.take(&mut arrived);
+        for Append { connection, transactions, waiter } in arrived.drain(..) {
+            // Others have their turn, however many came.
+            tokio::task::coop::consume_budget().await;
+            let token = self.waiting.add(waiter);
+            self.step(Input::Append { token, connection, transactions });
+            if self.proposals.len() >= PROPOSALS_MAX {
+                self.hand_over();
+            }
+        }
+        self.arrived = arrived;
     }
 }
 

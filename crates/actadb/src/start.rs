@@ -29,6 +29,7 @@ use crate::database::{BucketHandle, BucketParts, Database, FETCHES_MAX, Inner};
 use crate::door::PartitionDoor;
 use crate::error::OpenError;
 use crate::executor::Executor;
+use crate::inbox::inbox;
 use crate::options::Options;
 use crate::partition_actor::PartitionActor;
 use crate::scrub_actor::start_scrub;
@@ -248,8 +249,11 @@ impl Starter {
             // Only for the random bits of generated ids.
             let seed = Uuid::new_v4().as_u64_pair().0;
             let start = Start { partition, rules, id_floor_ns, seed };
+            let (inbox, outlet) = inbox();
             let actor = PartitionActor {
                 partition,
+                inbox: outlet,
+                arrived: Vec::new(),
                 side: PartitionSide::new(identity, start),
                 clock: self.clock,
                 now: None,
@@ -272,6 +276,7 @@ impl Starter {
                 .map_err(|_| lost(()))?;
             doors[usize::from(partition.0)] = Some(PartitionDoor {
                 actor,
+                inbox,
                 permits: permits.clone(),
                 permit_bytes: options.permit_bytes,
                 transaction_limit: options.transaction_limit(),

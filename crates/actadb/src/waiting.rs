@@ -33,6 +33,8 @@ pub(crate) struct Waiting {
     waiters: VecDeque<Option<Waiter>>,
     first: u64,
     look: Interval,
+    /// Permits of those answered, given back together.
+    answered: Option<OwnedSemaphorePermit>,
 }
 
 impl Waiting {
@@ -40,7 +42,7 @@ impl Waiting {
     pub(crate) fn new(timeout: Duration) -> Self {
         let mut look = interval((timeout / LOOKS).max(Duration::from_millis(1)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { waiters: VecDeque::new(), first: 0, look }
+        Self { waiters: VecDeque::new(), first: 0, look, answered: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -53,7 +55,7 @@ impl Waiting {
         token
     }
 
-    /// Answers a caller and gives its permit back.
+    /// Answers a caller; its permit goes back with the [next](Self::give_back).
     pub(crate) fn answer(&mut self, token: Token, results: Vec<AppendResult>) {
         let at = token.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let slot = at.and_then(|at| self.waiters.get_mut(at));
@@ -66,7 +68,15 @@ impl Waiting {
             // Whoever is gone does not want to know.
             let _ = reply.send(results);
         }
-        drop(permit);
+        match &mut self.answered {
+            Some(answered) => answered.merge(permit),
+            none => *none = Some(permit),
+        }
+    }
+
+    /// Gives the permits of those answered back.
+    pub(crate) fn give_back(&mut self) {
+        self.answered = None;
     }
 
     /// Resolves when it is time to look for those that are late.

@@ -24,6 +24,7 @@ use actadb_store::open::{OpenedBucket, open_bucket};
 use actadb_store::publisher::SealTask;
 use actadb_store::reader::{Reader, Scan};
 use actadb_store::record;
+use actadb_store::rows::Rows;
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -172,8 +173,9 @@ impl Host {
         if let Some(full) = written.full {
             bucket.publisher.segment_full(full);
         }
-        let seal = bucket.publisher.publish(&entry, written.body).map_err(|e| e.to_string())?.seal;
-        self.seals.extend(seal);
+        let rows = Rows::read(identity, &entry);
+        let published = bucket.publisher.publish(&entry, written.body, &rows);
+        self.seals.extend(published.map_err(|e| e.to_string())?.seal);
         if dice.one_in(3) && !self.seals.is_empty() {
             let task = self.seals.remove(0);
             let index = task.run().map_err(|e| e.to_string())?;

@@ -22,6 +22,7 @@ use actadb_store::open::{OpenedBucket, open_bucket};
 use actadb_store::reader::Scan;
 use actadb_store::record;
 use actadb_store::repair::{Mended, repair_bucket};
+use actadb_store::rows::Rows;
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -115,7 +116,8 @@ pub(crate) fn append_changed(
     if let Some(full) = written.full {
         bucket.publisher.segment_full(full);
     }
-    let seal = bucket.publisher.publish(&entry, written.body)?.seal;
+    let rows = Rows::read(bucket.publisher.identity(), &entry);
+    let seal = bucket.publisher.publish(&entry, written.body, &rows)?.seal;
     if let Some(task) = seal {
         let index = task.run().expect("seals");
         bucket.publisher.sealed(index);
