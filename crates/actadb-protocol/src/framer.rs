@@ -63,8 +63,6 @@ const LENGTH_LINE_BYTES: usize = 64;
 /// The arguments of a request larger than this keep its buffer; those of others are copied by
 /// whoever keeps them, so that the buffer is used again for the next read.
 const SHARED_BYTES_MIN: usize = 32 << 10;
-/// Digits of a length that is read in one go.
-const PLAIN_DIGITS_MAX: usize = 9;
 /// What an argument is charged beside its bytes: for its line, its place, and its handle.
 const ARGUMENT_BYTES: usize = 32;
 /// Places of arguments kept for the next request.
@@ -205,11 +203,13 @@ impl Framer {
 
     /// Lets go of the request that was given out.
     fn forget(&mut self) {
-        if self.array.is_none() && self.at > 0 {
+        if self.at > 0 && self.array.is_none() {
             self.buffer.advance(self.at);
             self.at = 0;
         }
-        self.given.clear();
+        if !self.given.is_empty() {
+            self.given.clear();
+        }
     }
 
     /// The next request's arguments, at least one; `None` when more bytes are needed.
@@ -391,21 +391,24 @@ impl Framer {
 }
 
 /// The line that announces a length at the front of `bytes`: its own length, and what it says. Only
-/// as every client writes it: a few digits, and a whole end of line.
-#[inline]
+/// of up to four digits and as every client writes it; this is most of what a command costs here.
 fn plain_length(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
-    let digits = bytes.strip_prefix(&[kind])?;
-    let mut length = 0;
-    for (count, byte) in digits.iter().take(PLAIN_DIGITS_MAX + 1).enumerate() {
-        match byte {
-            b'0'..=b'9' => length = length * 10 + usize::from(byte - b'0'),
-            b'\r' if count > 0 && digits.get(count + 1) == Some(&b'\n') => {
-                return Some((1 + count + 2, length));
-            }
-            _ => return None,
-        }
+    let (first, bytes) = bytes.split_first()?;
+    if *first != kind {
+        return None;
     }
-    None
+    let number = |digits: &[u8]| digits.iter().fold(0, |n, byte| n * 10 + usize::from(byte - b'0'));
+    match bytes {
+        [a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((4, number(&[*a]))),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => Some((5, number(&[*a, *b]))),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((6, number(&[*a, *b, *c])))
+        }
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', d @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((7, number(&[*a, *b, *c, *d])))
+        }
+        _ => None,
+    }
 }
 
 /// A line without its end, which is `\r\n` or, as in Redis, `\n` alone.

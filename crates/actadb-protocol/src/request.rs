@@ -111,9 +111,21 @@ impl Request {
 /// # Errors
 /// What the client is told; nothing has happened.
 pub fn parse(arguments: &[Word<'_>]) -> Result<Request, ErrorReply> {
+    let command = arguments.first().and_then(|name| catalog::position(name));
+    parse_command(command, arguments)
+}
+
+/// As [`parse`], of a command whose place in the [catalog] is known.
+///
+/// # Errors
+/// As there.
+pub fn parse_command(
+    command: Option<usize>,
+    arguments: &[Word<'_>],
+) -> Result<Request, ErrorReply> {
     let (name, rest) =
         arguments.split_first().ok_or_else(|| ErrorReply::unknown_command(b"", &[]))?;
-    let Some(command) = catalog::find(name) else {
+    let Some(command) = command.and_then(|at| catalog::COMMANDS.get(at)) else {
         return Err(ErrorReply::unknown_command(name, rest));
     };
     let given = arguments.len() as i64;

@@ -69,10 +69,11 @@ enum Event {
 type Parsed = Result<Request, ErrorReply>;
 
 fn parse(words: &[Word<'_>], session: &Session, context: &Context) -> Parsed {
-    if let Some(at) = words.first().and_then(|name| catalog::position(name)) {
+    let command = words.first().and_then(|name| catalog::position(name));
+    if let Some(at) = command {
         context.registry.count_command(at);
     }
-    let request = match request::parse(words) {
+    let request = match request::parse_command(command, words) {
         // Nobody learns the grammar before the password.
         Err(_) if !session.is_authenticated() => {
             return Err(ErrorReply::new(Code::NoAuth, "Authentication required."));
@@ -329,6 +330,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let parsed = parse(&words, &self.session, &self.context);
             drop(words);
             let alone = parsed.as_ref().is_ok_and(Request::runs_alone);
+            // Nearly always there is one.
             if batch.is_empty() && self.framer.is_empty() {
                 batch.reserve_exact(1);
             }

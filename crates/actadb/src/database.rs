@@ -260,20 +260,18 @@ impl Database {
             Some(links) => {
                 Box::pin(self.append_in_cluster(links, partition, connection, group)).await
             }
-            None => {
-                let deadline = Instant::now() + self.inner.options.append_timeout;
-                self.append_here(partition, connection, group, deadline).await
-            }
+            None => self.append_here(partition, connection, group, None).await,
         }
     }
 
-    /// Appends to a partition that this node leads.
+    /// Appends to a partition that this node leads, until `deadline`, or for as long as everyone
+    /// may.
     pub(crate) async fn append_here(
         &self,
         partition: PartitionId,
         connection: u64,
         group: Vec<Transaction>,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> Vec<AppendResult> {
         let count = group.len();
         let Some(Some(door)) = self.inner.doors.get(usize::from(partition.0)) else {

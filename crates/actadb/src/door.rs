@@ -1,6 +1,7 @@
 //! The door for appends: permits in bytes, one message per partition, an answer to everyone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actadb_model::limits::PERMIT_MIN_BYTES;
 use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, Unknown};
@@ -22,6 +23,8 @@ pub(crate) struct PartitionDoor {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) permit_bytes: u64,
     pub(crate) transaction_limit: u64,
+    /// How long an append may take.
+    pub(crate) timeout: Duration,
     pub(crate) board: Arc<BucketBoard>,
 }
 
@@ -38,12 +41,12 @@ fn permit_size(transactions: &[Transaction], limit: u64, transaction_limit: u64)
 
 impl PartitionDoor {
     /// Sends appends of one connection to the partition and waits for their answers, one each,
-    /// until `deadline`.
+    /// until `deadline`, or for as long as everyone may.
     pub(crate) async fn append(
         &self,
         connection: u64,
         transactions: Vec<Transaction>,
-        deadline: Instant,
+        mut deadline: Option<Instant>,
     ) -> Vec<AppendResult> {
         let count = transactions.len();
         let all = |result: AppendResult| vec![result; count];
@@ -54,7 +57,8 @@ impl PartitionDoor {
             Err(TryAcquireError::Closed) => return all(Err(Refusal::Stopping.into())),
             Err(TryAcquireError::NoPermits) => {
                 let acquire = self.permits.clone().acquire_many_owned(size);
-                match timeout_at(deadline, acquire).await {
+                let until = *deadline.get_or_insert_with(|| Instant::now() + self.timeout);
+                match timeout_at(until, acquire).await {
                     Ok(Ok(permit)) => permit,
                     Ok(Err(_closed)) => return all(Err(Refusal::Stopping.into())),
                     // Nothing was sent, so this is definite.
@@ -74,7 +78,7 @@ impl PartitionDoor {
         connection: u64,
         transactions: Vec<Transaction>,
         permit: OwnedSemaphorePermit,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> Result<oneshot::Receiver<Vec<AppendResult>>, Refusal> {
         let (reply, answered) = oneshot::channel();
         let waiter = Waiter { reply: Some(reply), permit, count: transactions.len(), deadline };

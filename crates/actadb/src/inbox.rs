@@ -35,13 +35,13 @@ pub(crate) struct Gone;
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox(Arc<Mutex<Contents>>);
 
-/// The partition's end of an [`Inbox`]. With it the inbox closes, and what was not taken is dropped:
-/// those who wait for it learn that its outcome is unknown.
+/// The partition's end of an [`Inbox`]. With it the inbox closes, and what was not taken is
+/// dropped: those who wait for it learn that its outcome is unknown.
 #[derive(Debug)]
 pub(crate) struct Outlet(Arc<Mutex<Contents>>);
 
 fn lock(contents: &Mutex<Contents>) -> MutexGuard<'_, Contents> {
-    // A panic between lock and unlock leaves whole contents: one append is pushed, or all are moved.
+    // A panic between lock and unlock leaves whole contents: one is pushed, or all are moved.
     contents.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

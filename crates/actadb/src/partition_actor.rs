@@ -18,6 +18,7 @@ use kameo::error::Infallible;
 use kameo::mailbox::Signal;
 use kameo::prelude::*;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::executor::{Executor, read_here};
@@ -182,10 +183,11 @@ impl Message<Arrived> for PartitionActor {
     async fn handle(&mut self, _: Arrived, _: &mut Context<Self, ()>) {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.inbox.take(&mut arrived);
+        let now = Instant::now();
         for Append { connection, transactions, waiter } in arrived.drain(..) {
             // Others have their turn, however many came.
             tokio::task::coop::consume_budget().await;
-            let token = self.waiting.add(waiter);
+            let token = self.waiting.add(waiter, now);
             self.step(Input::Append { token, connection, transactions });
             if self.proposals.len() >= PROPOSALS_MAX {
                 self.hand_over();

@@ -142,7 +142,6 @@ impl Starter {
                 handed: None,
                 unfit: BTreeMap::new(),
                 doors: doors.clone(),
-                append_timeout: self.options.append_timeout,
                 forwarded: JoinSet::new(),
             };
             let start = StartTopology(Box::new(topology));
@@ -280,6 +279,7 @@ impl Starter {
                 permits: permits.clone(),
                 permit_bytes: options.permit_bytes,
                 transaction_limit: options.transaction_limit(),
+                timeout: options.append_timeout,
                 board: board.clone(),
             });
         }

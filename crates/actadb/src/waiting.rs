@@ -22,8 +22,8 @@ pub(crate) struct Waiter {
     pub(crate) permit: OwnedSemaphorePermit,
     /// How many results it waits for.
     pub(crate) count: usize,
-    /// When it is told that the outcome is unknown.
-    pub(crate) deadline: Instant,
+    /// When it is told that the outcome is unknown; `None` for the time everyone has.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Callers by their token. Tokens are given out in order and answered nearly so: a ring is enough.
@@ -32,6 +32,8 @@ pub(crate) struct Waiting {
     /// From token `first` on; `None` where the answer was given. The first one is never `None`.
     waiters: VecDeque<Option<Waiter>>,
     first: u64,
+    /// What a caller has.
+    timeout: Duration,
     look: Interval,
     /// Permits of those answered, given back together.
     answered: Option<OwnedSemaphorePermit>,
@@ -42,14 +44,16 @@ impl Waiting {
     pub(crate) fn new(timeout: Duration) -> Self {
         let mut look = interval((timeout / LOOKS).max(Duration::from_millis(1)));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { waiters: VecDeque::new(), first: 0, look, answered: None }
+        Self { waiters: VecDeque::new(), first: 0, timeout, look, answered: None }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiters.is_empty()
     }
 
-    pub(crate) fn add(&mut self, waiter: Waiter) -> Token {
+    /// Adds a caller that has come `now`.
+    pub(crate) fn add(&mut self, mut waiter: Waiter, now: Instant) -> Token {
+        waiter.deadline.get_or_insert(now + self.timeout);
         let token = Token(self.first + self.waiters.len() as u64);
         self.waiters.push_back(Some(waiter));
         token
@@ -88,7 +92,12 @@ impl Waiting {
     /// and keeps its permit.
     pub(crate) fn expire(&mut self) {
         let now = Instant::now();
-        for waiter in self.waiters.iter_mut().flatten().filter(|w| w.deadline <= now) {
+        for waiter in self
+            .waiters
+            .iter_mut()
+            .flatten()
+            .filter(|w| w.deadline.is_none_or(|deadline| deadline <= now))
+        {
             if let Some(reply) = waiter.reply.take() {
                 let _ = reply.send(vec![Err(Unknown::Timeout.into()); waiter.count]);
             }

@@ -55,7 +55,7 @@ impl Database {
             let results = match leader {
                 None => vec![Err(Refusal::NotLeader.into()); count],
                 Some(node) if node == links.node => {
-                    self.append_here(partition, connection, group.clone(), deadline).await
+                    self.append_here(partition, connection, group.clone(), Some(deadline)).await
                 }
                 Some(node) => {
                     self.append_there(links, node, partition, connection, group.clone(), deadline)

@@ -61,7 +61,6 @@ pub(crate) struct TopologyActor {
     pub(crate) unfit: BTreeMap<u8, Instant>,
     /// By number of the partition.
     pub(crate) doors: Vec<Option<PartitionDoor>>,
-    pub(crate) append_timeout: Duration,
     /// Appends of other nodes that are under way here.
     pub(crate) forwarded: JoinSet<()>,
 }
@@ -222,9 +221,8 @@ impl TopologyActor {
         if self.forwarded.len() >= FORWARDED_MAX {
             return answer(refuse(Refusal::Busy));
         }
-        let deadline = Instant::now() + self.append_timeout;
         self.forwarded.spawn(async move {
-            answer(door.append(connection, transactions, deadline).await);
+            answer(door.append(connection, transactions, None).await);
         });
     }
 }
