@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -72,6 +73,8 @@ impl Drop for Tool {
 /// Passes connections on to a server until they are cut.
 pub(crate) struct Proxy {
     pub(crate) address: String,
+    /// Kept over a cut: whoever binds anew may find its port taken by another test.
+    listener: Arc<TcpListener>,
     server: SocketAddr,
     accepting: AbortHandle,
     /// Closed when all that was passed on is gone.
@@ -82,20 +85,20 @@ impl Proxy {
     pub(crate) async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound").to_string();
-        let (accepting, gone) = pass_on(listener, server);
-        Self { address, server, accepting, gone }
+        let listener = Arc::new(listener);
+        let (accepting, gone) = pass_on(listener.clone(), server);
+        Self { address, listener, server, accepting, gone }
     }
 
     /// Cuts all connections; new ones are passed on again.
     pub(crate) async fn cut(&mut self) {
         self.accepting.abort();
         assert_eq!(self.gone.recv().await, None);
-        let listener = TcpListener::bind(&self.address).await.expect("binds again");
-        (self.accepting, self.gone) = pass_on(listener, self.server);
+        (self.accepting, self.gone) = pass_on(self.listener.clone(), self.server);
     }
 }
 
-fn pass_on(listener: TcpListener, server: SocketAddr) -> (AbortHandle, Receiver<()>) {
+fn pass_on(listener: Arc<TcpListener>, server: SocketAddr) -> (AbortHandle, Receiver<()>) {
     let (alive, gone) = channel(1);
     let accepting = tokio::spawn(async move {
         // Aborted together with this task.
