@@ -243,7 +243,9 @@ impl OpenIndex {
     #[expect(clippy::iter_over_hash_type, reason = "sorted before anyone sees it")]
     pub(crate) fn sorted_keys(&self) -> Vec<(u64, u32)> {
         let mut all = Vec::with_capacity(self.key_places);
-        all.extend(self.keys.iter().map(|(key, place)| (*key, *place)));
+        for (key, place) in &self.keys {
+            all.push((*key, *place));
+        }
         for (key, places) in &self.more_places {
             all.extend(places.iter().map(|place| (*key, *place)));
         }

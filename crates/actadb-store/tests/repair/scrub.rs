@@ -45,7 +45,7 @@ fn add(open: &mut actadb_index::open::OpenIndex, n: u64, place: u32, parts: [boo
         open.push_lane(partition.0, sequence, place);
     }
     if parts[1] {
-        let group = stream_hash(0, &format!("s{}", partition.0));
+        let group = stream_hash(0, format!("s{}", partition.0));
         open.add_posting(group, partition.0, sequence, place);
     }
     if parts[2] {
