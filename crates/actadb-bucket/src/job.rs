@@ -84,7 +84,7 @@ pub fn perform(writer: &mut BucketWriter, work: &Work) -> Done {
             {
                 return failed(error);
             }
-            // Nobody waits for it before the sync.
+            // Behind the sync, which must not wait for it.
             for ((.., rows), entry) in bodies.iter_mut().zip(entries) {
                 *rows = Rows::read(writer.identity(), entry);
             }

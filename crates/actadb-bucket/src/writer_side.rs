@@ -104,7 +104,7 @@ pub enum WriterOutput {
     Moved {
         /// The partitions.
         partitions: Vec<PartitionId>,
-        /// The streams, by hash, each once.
+        /// The streams, by hash, each at least once.
         streams: Vec<(PartitionId, u64)>,
     },
     /// The bucket takes no appends any more.

@@ -64,7 +64,7 @@ pub struct OpenIndex {
     groups: HashedMap<SmallVec<[Chain; 1]>>,
     /// The first place of each key.
     keys: HashedMap<u32>,
-    /// The other places of keys that share a hash.
+    /// The other places of keys that have several, or share a hash.
     more_places: BTreeMap<u64, Vec<u32>>,
     terms: Vec<(u64, u64)>,
     postings: usize,

@@ -24,6 +24,8 @@ pub(crate) struct Head {
 
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
+    /// Hashed by foldhash, seeded at random: quick, and no worse against ids that somebody chose to
+    /// collide than the indexes, whose hash stands in `docs/FORMAT.md`.
     streams: HashMap<StreamId, Head, RandomState>,
     /// Committed heads in the order they came, for eviction.
     order: VecDeque<StreamId>,

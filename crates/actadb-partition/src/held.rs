@@ -77,34 +77,52 @@ pub(crate) struct Held {
 
 /// Messages in the order of the sequences they wait for; of one sequence, in the order they came.
 #[derive(Debug, Default)]
-struct Queue(VecDeque<(u64, HeldMessage)>);
+struct Queue {
+    /// Nearly all come in order.
+    ordered: VecDeque<(u64, HeldMessage)>,
+    /// Refusals may rest on less than what was held before them. By what they wait for, and when
+    /// they came.
+    early: BTreeMap<(u64, u64), HeldMessage>,
+    came: u64,
+}
 
 impl Queue {
-    /// Nearly all come in order; a refusal may rest on less than what was held before it.
     fn hold(&mut self, until: u64, message: HeldMessage) {
-        if self.0.back().is_none_or(|(last, _)| *last <= until) {
-            self.0.push_back((until, message));
+        if self.ordered.back().is_none_or(|(last, _)| *last <= until) {
+            self.ordered.push_back((until, message));
         } else {
-            let at = self.0.partition_point(|(other, _)| *other <= until);
-            self.0.insert(at, (until, message));
+            self.came += 1;
+            self.early.insert((until, self.came), message);
         }
     }
 
     /// The first one, if it waits for no more than this.
     fn pop(&mut self, reached: u64) -> Option<HeldMessage> {
-        let (until, _) = self.0.front()?;
-        if *until > reached {
-            return None;
+        let ordered = self.ordered.front().map(|(until, _)| *until);
+        if let Some(early) = self.early.first_entry()
+            // Of one sequence, those in order were here before.
+            && ordered.is_none_or(|ordered| early.key().0 < ordered)
+        {
+            return (early.key().0 <= reached).then(|| early.remove());
         }
-        self.0.pop_front().map(|(_, message)| message)
+        ordered.filter(|until| *until <= reached)?;
+        self.ordered.pop_front().map(|(_, message)| message)
     }
 
     fn take(&mut self) -> impl Iterator<Item = HeldMessage> + use<> {
-        std::mem::take(&mut self.0).into_iter().map(|(_, message)| message)
+        let mut all = std::mem::take(self);
+        std::iter::from_fn(move || all.pop(u64::MAX))
     }
 
+    /// The first one, or nearly.
     fn first(&self) -> Option<&HeldMessage> {
-        self.0.front().map(|(_, message)| message)
+        let ordered = self.ordered.front().map(|(_, message)| message);
+        let early = self.early.values().next();
+        ordered.into_iter().chain(early).min_by_key(|message| message.since_ns)
+    }
+
+    fn len(&self) -> usize {
+        self.ordered.len() + self.early.len()
     }
 }
 
@@ -261,7 +279,7 @@ impl Held {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.commit.0.len() + self.sync.0.len() + self.confirm.len()
+        self.commit.len() + self.sync.len() + self.confirm.len()
     }
 
     /// When the first of those came that wait for the lowest sequence: the oldest, or nearly.

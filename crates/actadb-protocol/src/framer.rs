@@ -63,9 +63,9 @@ const LENGTH_LINE_BYTES: usize = 64;
 /// The arguments of a request larger than this keep its buffer; those of others are copied by
 /// whoever keeps them, so that the buffer is used again for the next read.
 const SHARED_BYTES_MIN: usize = 32 << 10;
-/// What an argument is charged beside its bytes: for its line, its place, and its handle.
+/// What an argument is charged beside its bytes: for its line and its place.
 const ARGUMENT_BYTES: usize = 32;
-/// Places of arguments kept for the next request.
+/// Room for places and words of arguments, kept for the next request.
 const PLACES_KEPT: usize = 1024;
 
 /// The arguments of a request, at least one.
@@ -209,6 +209,10 @@ impl Framer {
         }
         if !self.given.is_empty() {
             self.given.clear();
+            self.given.shrink_to(PLACES_KEPT);
+        }
+        if self.array.is_none() && self.places.capacity() > PLACES_KEPT {
+            self.places = Vec::new();
         }
     }
 
@@ -225,6 +229,10 @@ impl Framer {
         if self.at >= SHARED_BYTES_MIN {
             self.given.push(self.buffer.split_to(self.at).freeze());
             self.at = 0;
+            if self.buffer.len() < SHARED_BYTES_MIN {
+                // What is left must not keep the memory of what was given out.
+                self.buffer = BytesMut::from(&self.buffer[..]);
+            }
         }
         let whole = self.given.first();
         let bytes = whole.map_or(&self.buffer[..], |whole| whole);
@@ -256,7 +264,6 @@ impl Framer {
                     if let Ok(missing @ 1..) = usize::try_from(count) {
                         self.forget();
                         self.places.clear();
-                        self.places.shrink_to(PLACES_KEPT);
                         self.array = Some(Array { missing, bytes: 0, bulk: None });
                     }
                 }

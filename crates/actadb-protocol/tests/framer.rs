@@ -148,9 +148,9 @@ const SMALL: Limits = Limits {
     unauthenticated: false,
 };
 
-/// Longest line that announces a length, of which all may be held while its end is missing.
 /// What an argument is charged beside its bytes.
 const ARGUMENT_BYTES: usize = 32;
+/// Longest line that announces a length, of which all may be held while its end is missing.
 const LENGTH_LINE_BYTES: usize = 64;
 
 fn garbage() -> impl Strategy<Value = Vec<u8>> {
@@ -502,6 +502,22 @@ fn a_16_mib_argument_in_reads_of_4_kib_grows_by_what_came_and_is_not_moved_each_
     assert!(*request[1] == argument[..]);
     drop(request);
     assert_eq!(framer.held_bytes(), 0);
+}
+
+#[test]
+fn a_framer_that_waits_does_not_keep_the_memory_of_a_large_request() {
+    let large = vec![b'x'; 8 << 20];
+    for bytes in [array(&[&b"ECHO"[..], &large]), array(&vec![""; 200_000])] {
+        let mut framer = Framer::new(Limits::default());
+        framer.buffer().extend_from_slice(&bytes);
+        framer.buffer().extend_from_slice(b"*1\r\n$4");
+        assert!(framer.step().expect("valid").is_some());
+        assert_eq!(framer.step(), Ok(None));
+        assert_eq!(&framer.buffer()[..], b"$4");
+        framer.buffer().reserve(1024);
+        let held = framer.buffer().capacity();
+        assert!(held < 4096, "{held} bytes");
+    }
 }
 
 /// Bytes that were looked at are changed behind the framer's back: had it looked again, it would

@@ -116,6 +116,10 @@ impl Following {
             Request::Unsubscribe(id) => match self.handles.remove(&id) {
                 Some(handle) => {
                     drop(handle);
+                    if self.handles.is_empty() {
+                        // What is still in it is of nobody.
+                        self.inlet = None;
+                    }
                     Ok(Reply::ok())
                 }
                 None => Err(unknown(id)),

@@ -137,8 +137,8 @@ impl Publisher {
     /// tail, then watermarks. Publishing an entry twice does nothing.
     ///
     /// # Errors
-    /// When a record cannot be read or does not continue its partition: a bug, or damage between
-    /// two reads. The bucket must stop.
+    /// When a record cannot be read or does not continue its partition: a bug, or damage. The
+    /// bucket must stop.
     pub fn publish(
         &mut self,
         entry: &Entry,

@@ -52,7 +52,7 @@ async fn start(settings: Settings) -> Result<Started, StartError> {
     let keypair = keypair.map_err(|error| StartError::Identity(error.to_string()))?;
     let refused = |what: String| StartError::Listen { address: listen, what };
     let mut swarm = swarm(keypair).map_err(refused)?;
-    swarm.listen_on(multiaddr(listen)).map_err(|error| refused(error.to_string()))?;
+    swarm.listen_on(multiaddr(listen)).map_err(|error| refused(innermost(&error)))?;
     let listens_on = listening(&mut swarm).await.map_err(refused)?;
 
     let (dials, dialed) = mpsc::channel(settings.peers.len().max(1));
@@ -167,7 +167,7 @@ async fn listening(swarm: &mut Swarm<LanesAndPing>) -> Result<SocketAddr, String
                     }
                 }
                 SwarmEvent::ListenerClosed { reason: Err(error), .. }
-                | SwarmEvent::ListenerError { error, .. } => return Err(error.to_string()),
+                | SwarmEvent::ListenerError { error, .. } => return Err(innermost(&error)),
                 _ => {}
             }
         }
@@ -175,15 +175,19 @@ async fn listening(swarm: &mut Swarm<LanesAndPing>) -> Result<SocketAddr, String
     timeout(PATIENCE, wait).await.unwrap_or_else(|_| Err("nothing happens".into()))
 }
 
-/// Why a node could not be dialed: the innermost cause, for the others only say where in libp2p it
-/// was met.
+/// Why a node could not be dialed.
 fn words(error: &DialError) -> String {
     let cause = match error {
         DialError::Transport(tried) => tried.last().map(|(_, cause)| cause),
         _ => None,
     };
     let Some(TransportError::Other(cause)) = cause else { return error.to_string() };
-    let mut cause: &dyn Error = cause;
+    innermost(cause)
+}
+
+/// The innermost cause: those around it only say where in libp2p it was met, or nothing.
+fn innermost(error: &dyn Error) -> String {
+    let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }

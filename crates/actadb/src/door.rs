@@ -1,4 +1,4 @@
-//! The door for appends: permits in bytes, one message per partition, an answer to everyone.
+//! The door for appends: permits in bytes, an inbox per partition, an answer to everyone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::inbox::{Append, Gone, Inbox};
 use crate::partition_actor::{Arrived, PartitionActor};
 use crate::status::BucketBoard;
-use crate::waiting::Waiter;
 
 /// One partition's mailbox, with its bucket's permits.
 #[derive(Clone, Debug)]
@@ -68,7 +67,7 @@ impl PartitionDoor {
         };
         match self.send(connection, transactions, permit, deadline) {
             Err(refusal) => all(Err(refusal.into())),
-            // The actor answers by the deadline; dropped: it died after it took our message.
+            // The actor answers by the deadline; dropped: it died with our append.
             Ok(answered) => answered.await.unwrap_or_else(|_| all(Err(Unknown::Uncertain.into()))),
         }
     }
@@ -81,22 +80,29 @@ impl PartitionDoor {
         deadline: Option<Instant>,
     ) -> Result<oneshot::Receiver<Vec<AppendResult>>, Refusal> {
         let (reply, answered) = oneshot::channel();
-        let waiter = Waiter { reply: Some(reply), permit, count: transactions.len(), deadline };
-        match self.inbox.put(Append { connection, transactions, waiter }) {
-            Ok(true) => match self.actor.tell(Arrived).try_send() {
-                Err(SendError::MailboxFull(_)) => {
-                    unreachable!("the mailbox is sized by the permits")
-                }
-                // An actor that stops just now drops what is in its inbox.
-                _ => Ok(answered),
-            },
+        let first = self.inbox.put(Append { connection, transactions, reply, permit, deadline });
+        match first.map_err(|Gone| self.closed())? {
             // Whoever was first has told the actor.
-            Ok(false) => Ok(answered),
-            Err(Gone) => {
-                let reason = self.board.closed();
-                let gone = || ClosedReason::Panicked("the partition is gone".into());
-                Err(Refusal::Closed(reason.unwrap_or_else(gone)))
-            }
+            false => {}
+            true => match self.actor.tell(Arrived).try_send() {
+                Ok(()) => {}
+                Err(SendError::MailboxFull(_)) => {
+                    unreachable!("one message stands for all that is in the inbox")
+                }
+                Err(_stopped) => {
+                    for Append { transactions, reply, .. } in self.inbox.close() {
+                        // Whoever is gone does not want to know.
+                        let _ = reply.send(vec![Err(self.closed().into()); transactions.len()]);
+                    }
+                }
+            },
         }
+        Ok(answered)
+    }
+
+    /// The partition is gone.
+    fn closed(&self) -> Refusal {
+        let gone = || ClosedReason::Panicked("the partition is gone".into());
+        Refusal::Closed(self.board.closed().unwrap_or_else(gone))
     }
 }

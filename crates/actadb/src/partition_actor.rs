@@ -1,4 +1,4 @@
-//! One partition: its mailbox is the only door for appends.
+//! One partition: its inbox is the only door for appends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,17 +18,18 @@ use kameo::error::Infallible;
 use kameo::mailbox::Signal;
 use kameo::prelude::*;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::executor::{Executor, read_here};
-use crate::inbox::{Append, Outlet};
+use crate::inbox::{Append, InboxOwner};
 use crate::segment_writer_actor::{Confirm, Proposals, SegmentWriterActor, WantSync};
 use crate::status::BucketBoard;
-use crate::waiting::Waiting;
+use crate::waiting::{Waiter, Waiting};
 
-/// Proposals are handed over when the mailbox is empty, or when there are this many.
+/// Proposals are handed over behind what was taken, or when there are this many.
 const PROPOSALS_MAX: usize = 64;
+/// Room for appends that arrive together, kept for the next.
+const ARRIVED_KEPT: usize = 256;
 
 /// There are appends in the inbox.
 #[derive(Debug)]
@@ -46,18 +47,18 @@ pub(crate) struct PartitionActor {
     pub(crate) partition: PartitionId,
     pub(crate) side: PartitionSide,
     pub(crate) clock: Clock,
-    /// When the messages being taken were found; read once for all of them.
+    /// When what is being taken was found; read once for all of it.
     pub(crate) now: Option<Now>,
     pub(crate) executor: Executor,
     pub(crate) board: Arc<BucketBoard>,
     pub(crate) writer: ActorRef<SegmentWriterActor>,
-    /// From the writer side, in order; polled before the mailbox.
+    /// From the writer side, in order; looked at before each append.
     pub(crate) from_writer: mpsc::Receiver<FromReplica>,
     pub(crate) facts: (mpsc::Sender<FactsAnswer>, mpsc::Receiver<FactsAnswer>),
     pub(crate) reader: Reader,
     /// The readers of the node's other buckets.
     pub(crate) others: Arc<Vec<Reader>>,
-    pub(crate) inbox: Outlet,
+    pub(crate) inbox: InboxOwner,
     /// Taken from the inbox; kept for its memory.
     pub(crate) arrived: Vec<Append>,
     pub(crate) waiting: Waiting,
@@ -109,6 +110,25 @@ impl PartitionActor {
         }
     }
 
+    /// Behind what was taken: hands over what was decided, and shows how the partition is doing.
+    fn settle(&mut self) {
+        self.hand_over();
+        self.now = None;
+        if std::mem::take(&mut self.moved) {
+            self.board.set_partition(self.partition, self.side.stats());
+        }
+    }
+
+    /// Takes what the writer and the look-ups have said, between two appends.
+    fn hear(&mut self) {
+        while let Ok(message) = self.from_writer.try_recv() {
+            self.step(Input::Replica(message));
+        }
+        while let Ok((fetch, facts)) = self.facts.1.try_recv() {
+            self.step(Input::Facts { fetch, facts });
+        }
+    }
+
     fn fetch(&self, fetch: FetchId, keys: Keys) {
         let (reader, others) = (self.reader.clone(), self.others.clone());
         let (partition, answer) = (self.partition, self.facts.0.clone());
@@ -150,17 +170,7 @@ impl Actor for PartitionActor {
         mailbox: &mut MailboxReceiver<Self>,
     ) -> Result<Option<Signal<Self>>, Infallible> {
         loop {
-            if mailbox.is_empty() || self.proposals.len() >= PROPOSALS_MAX {
-                self.hand_over();
-                self.now = None;
-                if std::mem::take(&mut self.moved) {
-                    self.board.set_partition(self.partition, self.side.stats());
-                }
-            }
-            // Whoever has nothing to say need not be asked to call back.
-            if !mailbox.is_empty() && self.from_writer.is_empty() && self.facts.1.is_empty() {
-                return Ok(mailbox.recv().await);
-            }
+            self.settle();
             tokio::select! {
                 biased;
                 message = self.from_writer.recv(), if !self.writer_gone => match message {
@@ -182,17 +192,22 @@ impl Message<Arrived> for PartitionActor {
 
     async fn handle(&mut self, _: Arrived, _: &mut Context<Self, ()>) {
         let mut arrived = std::mem::take(&mut self.arrived);
-        self.inbox.take(&mut arrived);
-        let now = Instant::now();
-        for Append { connection, transactions, waiter } in arrived.drain(..) {
+        let until = self.waiting.until(self.inbox.take(&mut arrived));
+        for Append { connection, transactions, reply, permit, deadline } in arrived.drain(..) {
             // Others have their turn, however many came.
             tokio::task::coop::consume_budget().await;
-            let token = self.waiting.add(waiter, now);
+            if !self.from_writer.is_empty() || !self.facts.1.is_empty() {
+                self.hear();
+            }
+            let (count, deadline) = (transactions.len(), deadline.unwrap_or(until));
+            let token = self.waiting.add(Waiter { reply: Some(reply), permit, count, deadline });
             self.step(Input::Append { token, connection, transactions });
             if self.proposals.len() >= PROPOSALS_MAX {
-                self.hand_over();
+                self.settle();
             }
         }
+        // Many come together rarely.
+        arrived.shrink_to(ARRIVED_KEPT);
         self.arrived = arrived;
     }
 }

@@ -29,7 +29,7 @@ use crate::database::{BucketHandle, BucketParts, Database, FETCHES_MAX, Inner};
 use crate::door::PartitionDoor;
 use crate::error::OpenError;
 use crate::executor::Executor;
-use crate::inbox::inbox;
+use crate::inbox::new_inbox;
 use crate::options::Options;
 use crate::partition_actor::PartitionActor;
 use crate::scrub_actor::start_scrub;
@@ -248,10 +248,10 @@ impl Starter {
             // Only for the random bits of generated ids.
             let seed = Uuid::new_v4().as_u64_pair().0;
             let start = Start { partition, rules, id_floor_ns, seed };
-            let (inbox, outlet) = inbox();
+            let (inbox, owner) = new_inbox();
             let actor = PartitionActor {
                 partition,
-                inbox: outlet,
+                inbox: owner,
                 arrived: Vec::new(),
                 side: PartitionSide::new(identity, start),
                 clock: self.clock,

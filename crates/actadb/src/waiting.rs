@@ -22,8 +22,8 @@ pub(crate) struct Waiter {
     pub(crate) permit: OwnedSemaphorePermit,
     /// How many results it waits for.
     pub(crate) count: usize,
-    /// When it is told that the outcome is unknown; `None` for the time everyone has.
-    pub(crate) deadline: Option<Instant>,
+    /// When it is told that the outcome is unknown.
+    pub(crate) deadline: Instant,
 }
 
 /// Callers by their token. Tokens are given out in order and answered nearly so: a ring is enough.
@@ -51,9 +51,12 @@ impl Waiting {
         self.waiters.is_empty()
     }
 
-    /// Adds a caller that has come `now`.
-    pub(crate) fn add(&mut self, mut waiter: Waiter, now: Instant) -> Token {
-        waiter.deadline.get_or_insert(now + self.timeout);
+    /// When the time of a caller is over that came `since`.
+    pub(crate) fn until(&self, since: Instant) -> Instant {
+        since + self.timeout
+    }
+
+    pub(crate) fn add(&mut self, waiter: Waiter) -> Token {
         let token = Token(self.first + self.waiters.len() as u64);
         self.waiters.push_back(Some(waiter));
         token
@@ -92,12 +95,7 @@ impl Waiting {
     /// and keeps its permit.
     pub(crate) fn expire(&mut self) {
         let now = Instant::now();
-        for waiter in self
-            .waiters
-            .iter_mut()
-            .flatten()
-            .filter(|w| w.deadline.is_none_or(|deadline| deadline <= now))
-        {
+        for waiter in self.waiters.iter_mut().flatten().filter(|w| w.deadline <= now) {
             if let Some(reply) = waiter.reply.take() {
                 let _ = reply.send(vec![Err(Unknown::Timeout.into()); waiter.count]);
             }

@@ -16,7 +16,14 @@ use crate::support::{PATIENCE, next_event, settings};
 const NODES: usize = 3;
 const EVENTS_PER_ROUND: u64 = 150;
 
-/// Where the nodes are: ports that were free a moment ago.
+/// Addresses whose ports the system gives to nobody by itself, as it would to another test.
+fn free_addresses(count: usize) -> Vec<String> {
+    let first = std::process::id().wrapping_mul(97) % 20_000;
+    let all = (first..first + 20_000).map(|n| format!("127.0.0.1:{}", 11_000 + n % 20_000));
+    all.filter(|address| TcpListener::bind(address).is_ok()).take(count).collect()
+}
+
+/// Where the nodes are.
 struct Place {
     dir: tempfile::TempDir,
     clients: Vec<String>,
@@ -25,10 +32,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let sockets: Vec<TcpListener> =
-            (0..2 * NODES).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let address = |socket: &TcpListener| socket.local_addr().expect("an address").to_string();
-        let addresses: Vec<String> = sockets.iter().map(address).collect();
+        let addresses = free_addresses(2 * NODES);
         let dir = tempfile::tempdir().expect("dir");
         std::fs::write(dir.path().join("secret"), "a secret of the tests").expect("written");
         let (clients, peers) = addresses.split_at(NODES);

@@ -9,14 +9,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisResult, Value, cmd};
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Process, actadb, number, page, text};
+use crate::support::{Process, actadb, free_ports, number, page, text};
 
 const NODES: usize = 3;
 const WRITERS: usize = 2;
 const ROUNDS: usize = 4;
 const LONG: Duration = Duration::from_secs(60);
 
-/// Where the nodes meet: ports that were free a moment ago.
+/// Where the nodes meet.
 struct Place {
     dir: tempfile::TempDir,
     peers: String,
@@ -24,10 +24,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let sockets: Vec<_> = (0..NODES)
-            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"))
-            .collect();
-        let addresses = sockets.iter().map(|s| s.local_addr().expect("an address").to_string());
+        let addresses = free_ports(NODES).into_iter().map(|address| address.to_string());
         let peers = addresses.collect::<Vec<_>>().join(",");
         let dir = tempfile::tempdir().expect("dir");
         std::fs::write(dir.path().join("secret"), "a secret of the tests").expect("written");

@@ -1,8 +1,12 @@
-//! Servers for tests: inside this process, or the real binary. All listen on port 0.
+//! Servers for tests: inside this process, or the real binary. All listen on ports of their own.
 
 use std::io::{BufRead, BufReader, Lines};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use actadb_server::server::Server;
 use actadb_server::settings::Settings;
@@ -74,6 +78,9 @@ pub(crate) fn page(value: &Value) -> (Vec<Value>, bool) {
     (events.clone(), has_more)
 }
 
+/// How long a process may take to be ready.
+const START: Duration = Duration::from_secs(60);
+
 /// The real binary, serving.
 pub(crate) struct Process {
     child: Child,
@@ -106,17 +113,27 @@ impl Process {
     /// The same with variables in its environment.
     pub(crate) fn start_with(dir: &Path, environment: &[(&str, &str)]) -> Self {
         let (child, mut lines) = spawn(dir, environment);
+        let mut process = Self { child, address: String::new() };
+        // One that waits for ever for others ends, and the test with it.
+        let (starting, started) = std::sync::mpsc::channel::<()>();
+        let pid = process.child.id().to_string();
+        std::thread::spawn(move || {
+            if started.recv_timeout(START) == Err(RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        });
         let mut seen = Vec::new();
-        let address = loop {
+        process.address = loop {
             let Some(Ok(line)) = lines.next() else { panic!("no ready line in {seen:#?}") };
             if let Some((_, address)) = line.split_once("ready to receive connections on ") {
                 break address.trim().to_owned();
             }
             seen.push(line);
         };
+        drop(starting);
         // Somebody must read on, or the server would block on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        process
     }
 
     /// SIGKILL.
@@ -131,6 +148,22 @@ impl Process {
         Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
         self.child.wait().expect("gone").success()
     }
+}
+
+/// Ports that nobody else is given: below those that the system gives away by itself, where
+/// another test would be as likely to get one.
+pub(crate) fn free_ports(count: usize) -> Vec<SocketAddr> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(97);
+    let mut free = Vec::new();
+    while free.len() < count {
+        let next = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], 11_000 + next as u16));
+        if std::net::TcpListener::bind(address).is_ok() {
+            free.push(address);
+        }
+    }
+    free
 }
 
 /// Starts the binary; answers it and the lines of its log.
