@@ -120,7 +120,7 @@ impl PartitionCore {
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Append { token, connection, transactions } => {
-                self.append(now, Message::new(token, connection, now.mono_ns, transactions), out);
+                self.append(now, token, connection, transactions, out);
             }
             Input::Facts { fetch, facts } => self.facts(now, fetch, facts, out),
             Input::Replica(message) => self.replica(message, out),
@@ -139,27 +139,39 @@ impl PartitionCore {
         }
     }
 
-    fn append(&mut self, now: Now, message: Message, out: &mut Vec<Output>) {
+    fn append(
+        &mut self,
+        now: Now,
+        token: Token,
+        connection: u64,
+        transactions: Vec<Transaction>,
+        out: &mut Vec<Output>,
+    ) {
         match &self.role {
             Role::Following => {
-                out.push(refuse_all(message.token, &message.transactions, &Refusal::NotLeader));
+                out.push(refuse_all(token, &transactions, &Refusal::NotLeader));
             }
             Role::Closed(reason) => {
                 let refusal = Refusal::Closed(reason.clone());
-                out.push(refuse_all(message.token, &message.transactions, &refusal));
+                out.push(refuse_all(token, &transactions, &refusal));
             }
             // What is below may take its time on a full disk: a definite answer now is worth more
             // than a place in a queue.
             Role::Pausing { reason, .. } => {
-                out.push(refuse_all(message.token, &message.transactions, &(*reason).into()));
+                out.push(refuse_all(token, &transactions, &(*reason).into()));
+            }
+            // Nearly always nobody waits, and nothing is lacking.
+            Role::Leading if self.parking.is_empty() && self.heads.knows_all(&transactions) => {
+                self.decide_message(now, token, now.mono_ns, transactions, out);
             }
             Role::Leading => {
-                let known = self.heads.knows_all(&message.streams, &message.event_ids);
-                if self.parking.blocks(&message) || !known {
+                let message = Message::new(token, connection, now.mono_ns, transactions);
+                if self.parking.blocks(&message) || !self.lacking(&message).is_empty() {
                     let ticket = self.parking.park(message);
                     self.advance(now, vec![ticket], out);
                 } else {
-                    self.decide_message(now, message, out);
+                    let Message { since_ns, transactions, .. } = message;
+                    self.decide_message(now, token, since_ns, transactions, out);
                 }
             }
         }
@@ -188,9 +200,9 @@ impl PartitionCore {
                 continue;
             }
             if let Some((message, behind)) = self.parking.take(ticket) {
-                let (streams, ids) = (message.streams.clone(), message.event_ids.clone());
-                self.decide_message(now, message, out);
-                self.forget_fetched(&streams, &ids);
+                let Message { token, since_ns, transactions, streams, event_ids, .. } = message;
+                self.decide_message(now, token, since_ns, transactions, out);
+                self.forget_fetched(&streams, &event_ids);
                 // The earliest is looked at first: it is popped last-in first-out.
                 tickets.extend(behind.into_iter().rev());
             }
@@ -231,8 +243,14 @@ impl PartitionCore {
     }
 
     /// Decides a message whole, in order.
-    fn decide_message(&mut self, now: Now, message: Message, out: &mut Vec<Output>) {
-        let Message { token, since_ns, transactions, .. } = message;
+    fn decide_message(
+        &mut self,
+        now: Now,
+        token: Token,
+        since_ns: u64,
+        transactions: Vec<Transaction>,
+        out: &mut Vec<Output>,
+    ) {
         let mut results = SmallVec::with_capacity(transactions.len());
         for transaction in transactions {
             self.last_decided_ns = self.last_decided_ns.max(now.unix_ns);

@@ -10,6 +10,7 @@ use actadb_model::ids::PartitionKey;
 use actadb_model::keys::StreamFact;
 use actadb_model::names::StreamId;
 use actadb_model::numbered::Numbered;
+use actadb_model::transaction::Transaction;
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
@@ -46,10 +47,11 @@ impl Heads {
         self.streams.contains_key(stream)
     }
 
-    /// Whether all that an event needs is known.
-    pub(crate) fn knows_all(&self, streams: &[StreamId], ids: &[Uuid]) -> bool {
-        streams.iter().all(|stream| self.knows_stream(stream))
-            && ids.iter().all(|id| self.knows_id(*id))
+    /// Whether all that these need is known.
+    pub(crate) fn knows_all(&self, transactions: &[Transaction]) -> bool {
+        transactions.iter().flat_map(Transaction::events).all(|event| {
+            self.knows_stream(&event.stream) && event.id.is_none_or(|id| self.knows_id(id))
+        })
     }
 
     pub(crate) fn knows_id(&self, id: Uuid) -> bool {
@@ -102,13 +104,18 @@ impl Heads {
         let until = numbered.last_sequence() + 1;
         for event in &numbered.events {
             let given = numbered.partition_key;
-            let entry = self.streams.entry(event.stream.clone()).or_insert_with(|| {
-                self.order.push_back(event.stream.clone());
-                Head { fact: StreamFact::Absent, uncommitted_until: 0, used: true }
-            });
-            entry.fact =
-                StreamFact::Head { version: event.version, partition_key: key_of(entry, given) };
-            entry.uncommitted_until = until;
+            let head = match self.streams.get_mut(&event.stream) {
+                Some(known) => known,
+                None => {
+                    self.order.push_back(event.stream.clone());
+                    let absent = StreamFact::Absent;
+                    let new = Head { fact: absent, uncommitted_until: 0, used: true };
+                    self.streams.entry(event.stream.clone()).or_insert(new)
+                }
+            };
+            head.fact =
+                StreamFact::Head { version: event.version, partition_key: key_of(head, given) };
+            head.uncommitted_until = until;
             self.uncommitted_ids.insert(event.id, numbered.clone());
         }
         self.uncommitted.push_back(numbered.clone());

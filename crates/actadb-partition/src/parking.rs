@@ -136,6 +136,10 @@ impl Parking {
         self.messages.keys().copied().collect()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.messages.len()
     }

@@ -282,6 +282,20 @@ impl Framer {
     /// Reads arguments; answers whether all are there.
     fn read_array(&mut self, array: &mut Array) -> Result<bool, ProtocolError> {
         while array.missing > 0 {
+            // Nearly always the argument is there as a whole.
+            if array.bulk.is_none()
+                && let Some((line, length)) = plain_length(b'$', &self.buffer[self.at..])
+                && let (start, end) = (self.at + line, self.at + line + length)
+                && self.buffer.get(end..end + 2) == Some(b"\r\n")
+            {
+                self.check_bulk(array, length)?;
+                self.scanned = 0;
+                self.places.push((start, end));
+                self.at = end + 2;
+                array.bytes += length;
+                array.missing -= 1;
+                continue;
+            }
             let length = match array.bulk {
                 Some(length) => length,
                 None => {
@@ -321,6 +335,11 @@ impl Framer {
         let Some(length) = self.read_length(b'$', "bulk")? else { return Ok(None) };
         let invalid = || ProtocolError("invalid bulk length".into());
         let length = usize::try_from(length).map_err(|_| invalid())?;
+        self.check_bulk(array, length)?;
+        Ok(Some(length))
+    }
+
+    fn check_bulk(&self, array: &Array, length: usize) -> Result<(), ProtocolError> {
         if length > self.limits.bulk_bytes {
             return Err(self.over("bulk"));
         }
@@ -329,7 +348,7 @@ impl Framer {
         if held + length > self.limits.request_bytes {
             return Err(ProtocolError("too big request".into()));
         }
-        Ok(Some(length))
+        Ok(())
     }
 
     fn over(&self, what: &str) -> ProtocolError {

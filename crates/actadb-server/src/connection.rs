@@ -304,7 +304,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn account(&mut self, held: usize) -> usize {
         let total = &self.context.registry.held_bytes;
         let before = std::mem::replace(&mut self.held, held);
-        if held >= before {
+        if held == before {
+            return total.load(Ordering::Relaxed);
+        }
+        if held > before {
             total.fetch_add(held - before, Ordering::Relaxed) + (held - before)
         } else {
             total.fetch_sub(before - held, Ordering::Relaxed) - (before - held)
