@@ -228,11 +228,11 @@ impl Framer {
         }
         if self.at >= SHARED_BYTES_MIN {
             self.given.push(self.buffer.split_to(self.at).freeze());
-            self.at = 0;
-            if self.buffer.len() < SHARED_BYTES_MIN {
+            if self.buffer.len() < self.at {
                 // What is left must not keep the memory of what was given out.
                 self.buffer = BytesMut::from(&self.buffer[..]);
             }
+            self.at = 0;
         }
         let whole = self.given.first();
         let bytes = whole.map_or(&self.buffer[..], |whole| whole);
