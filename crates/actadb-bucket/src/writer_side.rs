@@ -27,7 +27,8 @@ use actadb_replica::terms::Terms;
 use actadb_store::open::OpenedLog;
 use actadb_store::publisher::{Published, Publisher, SealTask};
 use actadb_store::reader::Reader;
-use actadb_store::record::{Record, records};
+use actadb_store::record::Record;
+use actadb_store::records::records;
 use actadb_store::rows::Rows;
 use bytes::Bytes;
 

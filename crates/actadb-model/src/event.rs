@@ -1,10 +1,52 @@
 //! A committed event: borrowed for encoding, shared for keeping.
 
-use bytes::Bytes;
+use std::fmt;
 use std::ops::Range;
+
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::ids::{PartitionId, PartitionKey};
+
+/// UTF-8 that was checked when it was appended, and when its record was read. Most of it is only
+/// copied or compared, and need not be checked once more for that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The text.
+    ///
+    /// # Panics
+    /// When it is of an event that was put together from spans that nobody checked.
+    #[must_use]
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).expect("the decoder checked the text")
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
+impl PartialEq<str> for Text<'_> {
+    fn eq(&self, text: &str) -> bool {
+        self.0 == text.as_bytes()
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
 
 /// A borrowed view of one committed event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +66,9 @@ pub struct EventRef<'a> {
     /// Nanoseconds since 1970.
     pub timestamp_ns: u64,
     /// Its stream.
-    pub stream: &'a str,
+    pub stream: Text<'a>,
     /// Its name.
-    pub name: &'a str,
+    pub name: Text<'a>,
     /// Its metadata.
     pub metadata: &'a [u8],
     /// Its payload.
@@ -85,9 +127,6 @@ impl Event {
     }
 
     /// The event, borrowed.
-    ///
-    /// # Panics
-    /// When it was put together from spans that nobody checked.
     #[must_use]
     pub fn as_ref(&self) -> EventRef<'_> {
         EventRef {
@@ -98,8 +137,8 @@ impl Event {
             sequence: self.head.sequence,
             version: self.head.version,
             timestamp_ns: self.head.timestamp_ns,
-            stream: self.stream(),
-            name: self.name(),
+            stream: self.text(&self.spans.stream),
+            name: self.text(&self.spans.name),
             metadata: self.metadata(),
             payload: self.payload(),
         }
@@ -109,8 +148,8 @@ impl Event {
         &self.record[span.start as usize..span.end as usize]
     }
 
-    fn text(&self, span: &Range<u32>) -> &str {
-        std::str::from_utf8(self.part(span)).expect("the decoder checked the text")
+    fn text(&self, span: &Range<u32>) -> Text<'_> {
+        Text(self.part(span))
     }
 
     /// A copy that keeps nothing alive but itself: for whoever may hold it for long, where the
@@ -185,13 +224,19 @@ impl Event {
     /// Its stream.
     #[must_use]
     pub fn stream(&self) -> &str {
-        self.text(&self.spans.stream)
+        self.text(&self.spans.stream).as_str()
+    }
+
+    /// Whether it is an event of this stream.
+    #[must_use]
+    pub fn is_of(&self, stream: &str) -> bool {
+        self.text(&self.spans.stream) == *stream
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.text(&self.spans.name)
+        self.text(&self.spans.name).as_str()
     }
 
     /// Its metadata.

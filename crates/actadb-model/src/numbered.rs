@@ -62,8 +62,8 @@ impl Numbered {
             sequence,
             version: event.version,
             timestamp_ns: event.timestamp_ns,
-            stream: event.stream.as_str(),
-            name: event.name.as_str(),
+            stream: event.stream.as_str().into(),
+            name: event.name.as_str().into(),
             metadata: &event.metadata,
             payload: &event.payload,
         })

@@ -228,7 +228,8 @@ fn print(output: &Output) -> String {
         }
         Output::Confirm { number } => format!("confirm {number}"),
         Output::Propose { epoch, numbered, durable } => {
-            let events = numbered.event_refs().map(|e| format!("{}@{}", e.stream, e.version));
+            let events =
+                numbered.event_refs().map(|e| format!("{}@{}", e.stream.as_str(), e.version));
             let durable = if *durable { " durable" } else { "" };
             let events = events.collect::<Vec<_>>().join(", ");
             format!(

@@ -8,7 +8,8 @@ use actadb_model::event::Event;
 use actadb_model::ids::{BucketId, PartitionId, PartitionKey};
 use actadb_model::names::{EventName, StreamId};
 use actadb_model::numbered::{Numbered, NumberedEvent};
-use actadb_store::record::{BadRecord, Record, Transaction, decode, encode, records};
+use actadb_store::record::{BadRecord, Record, Transaction, decode, encode};
+use actadb_store::records::records;
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -92,8 +93,8 @@ fn sound(transaction: &Transaction) {
         assert_eq!(event.sequence(), sequence);
         assert_eq!(event.partition(), transaction.partition);
         let parts = event.as_ref();
-        let bytes = [parts.stream.len(), parts.name.len(), parts.metadata.len()];
-        assert_eq!(event.size_bytes(), bytes.iter().sum::<usize>() + parts.payload.len());
+        let texts = parts.stream.as_bytes().len() + parts.name.as_bytes().len();
+        assert_eq!(event.size_bytes(), texts + parts.metadata.len() + parts.payload.len());
         sequence += 1;
     }
     assert_eq!(transaction.next_sequence(), sequence);

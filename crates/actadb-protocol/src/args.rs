@@ -30,14 +30,14 @@ impl<'a> Arguments<'a> {
     /// # Errors
     /// Redis's words for a wrong number of arguments.
     pub fn take(&mut self) -> Result<&'a Word<'a>, ErrorReply> {
-        let (first, rest) = self.rest.split_first().ok_or_else(|| self.wrong_arity())?;
-        self.rest = rest;
-        Ok(first)
+        self.optional().ok_or_else(|| ErrorReply::wrong_arity(self.command))
     }
 
     /// The next one, if there is one.
     pub fn optional(&mut self) -> Option<&'a Word<'a>> {
-        self.take().ok()
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
     }
 
     /// The next one, left where it is.

@@ -29,6 +29,14 @@ pub fn write_page<'a>(
     protocol: Protocol,
     out: &mut BytesMut,
 ) {
+    write_page_head(has_more, events.len(), protocol, out);
+    for event in events {
+        write_event(&event, protocol, out);
+    }
+}
+
+/// The front of a page: `has_more`, and how many `events` follow.
+pub fn write_page_head(has_more: bool, events: usize, protocol: Protocol, out: &mut BytesMut) {
     map(2, protocol, out);
     simple("has_more", out);
     out.put_slice(match (protocol, has_more) {
@@ -38,28 +46,33 @@ pub fn write_page<'a>(
         (Protocol::Resp3, false) => b"#f\r\n",
     });
     simple("events", out);
-    header(b'*', events.len() as u64, out);
-    for event in events {
-        write_event(&event, protocol, out);
-    }
+    header(b'*', events as u64, out);
 }
 
 /// An event map.
 pub fn write_event(event: &EventRef<'_>, protocol: Protocol, out: &mut BytesMut) {
-    let variable =
-        event.stream.len() + event.name.len() + event.metadata.len() + event.payload.len();
+    let variable = event.stream.as_bytes().len()
+        + event.name.as_bytes().len()
+        + event.metadata.len()
+        + event.payload.len();
     out.reserve(variable + 400);
     out.put_slice(match protocol {
         Protocol::Resp2 => b"*22\r\n+event_id\r\n+",
         Protocol::Resp3 => b"%11\r\n+event_id\r\n+",
     });
-    uuid_text(event.id, out);
+    let mut buffer = Uuid::encode_buffer();
+    let id = event.id.hyphenated().encode_lower(&mut buffer).as_bytes();
+    out.put_slice(id);
     out.put_slice(b"\r\n+partition_key\r\n+");
     uuid_text(event.partition_key.uuid(), out);
     out.put_slice(b"\r\n+partition_id\r\n:");
     integer_text(event.partition.0.into(), out);
     out.put_slice(b"\r\n+transaction_id\r\n+");
-    uuid_text(event.transaction_id, out);
+    // Nearly always it is the event's own id.
+    match event.transaction_id == event.id {
+        true => out.put_slice(id),
+        false => uuid_text(event.transaction_id, out),
+    }
     out.put_slice(b"\r\n+partition_sequence\r\n:");
     integer_text(event.sequence, out);
     out.put_slice(b"\r\n+stream_version\r\n:");

@@ -1,10 +1,13 @@
 //! Answers, and their bytes in both protocols.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 use redis_protocol::resp2::types::BytesFrame as Frame2;
 use redis_protocol::resp3::types::{BytesFrame as Frame3, FrameMap};
 
 use crate::error::ErrorReply;
+use crate::event::{integer, simple};
 
 /// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -20,7 +23,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// A short word, without line ends.
-    Simple(String),
+    Simple(Cow<'static, str>),
     /// An error.
     Error(ErrorReply),
     /// A number.
@@ -64,6 +67,14 @@ impl Reply {
 
     /// Appends the bytes of the answer.
     pub fn write(&self, protocol: Protocol, out: &mut BytesMut) {
+        // The commonest ones need no frame.
+        match (self, protocol) {
+            (Self::Simple(text), _) if !text.contains(['\r', '\n']) => return simple(text, out),
+            (Self::Integer(number), _) => return integer(*number, out),
+            (Self::Null, Protocol::Resp2) => return out.extend_from_slice(b"$-1\r\n"),
+            (Self::Null, Protocol::Resp3) => return out.extend_from_slice(b"_\r\n"),
+            _ => {}
+        }
         // Encoding fails only for frames that this type cannot make.
         let end = match protocol {
             Protocol::Resp2 => {

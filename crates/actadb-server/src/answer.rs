@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actadb::database::Database;
 use actadb::error::ReadError;
+use actadb::model::event::Event;
 use actadb::model::ids::{BucketId, PartitionId};
 use actadb::model::outcome::{AppendResult, ClosedReason};
 use actadb::reads::{Page, ReadPartition, ReadStream, Scan};
@@ -47,7 +48,106 @@ pub(crate) fn read_error(error: &ReadError) -> ErrorReply {
     ErrorReply::new(code, error.to_string())
 }
 
+/// What became of a command that was tried at once.
+#[derive(Debug)]
+pub enum Now {
+    /// Its answer is written.
+    Answered,
+    /// Its answer is this page, still to be written.
+    Page(Page),
+    /// It may have to wait.
+    Later(Request),
+}
+
 impl Context {
+    /// Carries out what need not wait: commands about the server, and reads of what is in memory.
+    pub fn answer_now(&self, request: Request, protocol: Protocol, out: &mut BytesMut) -> Now {
+        match self.try_now(&request, protocol, out) {
+            None => Now::Later(request),
+            Some(Ok(None)) => Now::Answered,
+            Some(Ok(Some(page))) => Now::Page(page),
+            Some(Err(error)) => {
+                self.write_error(error, protocol, out);
+                Now::Answered
+            }
+        }
+    }
+
+    fn try_now(
+        &self,
+        request: &Request,
+        protocol: Protocol,
+        out: &mut BytesMut,
+    ) -> Option<Result<Option<Page>, ErrorReply>> {
+        let database = &self.database;
+        let knows = |consistency| database.is_alone() || consistency == Consistency::Local;
+        let reply = match request {
+            Request::Get(id, consistency) if knows(*consistency) => match database.get_now(*id)? {
+                Ok(event) => {
+                    write_event_or_null(event.as_ref().map(Event::as_ref), protocol, out);
+                    return Some(Ok(None));
+                }
+                Err(error) => Err(error),
+            },
+            Request::ScanStream(StreamScan { stream, partition_key, range })
+                if range.block_ms.is_none() && knows(range.consistency) =>
+            {
+                let (stream, partition_key) = (stream.clone(), *partition_key);
+                let read = ReadStream { stream, partition_key, scan: scan(*range) };
+                let page = database.read_stream_now(&read)?;
+                return Some(page.map(Some).map_err(|error| read_error(&error)));
+            }
+            Request::ScanPartition(selector, range)
+                if range.block_ms.is_none() && knows(range.consistency) =>
+            {
+                let read =
+                    ReadPartition { partition: self.partition(*selector), scan: scan(*range) };
+                let page = database.read_partition_now(read)?;
+                return Some(page.map(Some).map_err(|error| read_error(&error)));
+            }
+            Request::StreamVersion(VersionOf { stream, partition_key, consistency })
+                if knows(*consistency) =>
+            {
+                let version = database.local_stream_version_now(stream, *partition_key)?;
+                version.map(Reply::number_or_null)
+            }
+            Request::PartitionSequence(selector, consistency) if knows(*consistency) => {
+                let last = database.local_partition_sequence_now(self.partition(*selector))?;
+                last.map(Reply::number_or_null)
+            }
+            request => Ok(self.reply(request)?),
+        };
+        Some(reply.map_err(|error| read_error(&error)).map(|reply| {
+            reply.write(protocol, out);
+            None
+        }))
+    }
+
+    /// The answer to a command about the server.
+    fn reply(&self, request: &Request) -> Option<Reply> {
+        Some(match request {
+            Request::Ping(None) => Reply::Simple("PONG".into()),
+            Request::Ping(Some(message)) | Request::Echo(message) => Reply::Bulk(message.clone()),
+            Request::Select => Reply::ok(),
+            Request::Commands(commands) => crate::session::commands(commands),
+            Request::Info(sections) => Reply::Text(crate::info::text(self, sections)),
+            Request::ConfigGet(patterns) => self.config_get(patterns),
+            Request::DbSize => Reply::Integer(self.event_count()),
+            Request::Time => time(),
+            Request::ModuleList => Reply::Array(Vec::new()),
+            Request::Role => {
+                Reply::Array(vec![Reply::bulk("master"), Reply::Integer(0), Reply::Array(vec![])])
+            }
+            Request::Cluster(ClusterCommand::Info) => {
+                Reply::Text(crate::cluster_info::info(&self.database.status()))
+            }
+            Request::Cluster(ClusterCommand::Nodes) => {
+                Reply::Text(crate::cluster_info::nodes(&self.database.status()))
+            }
+            _ => return None,
+        })
+    }
+
     /// Carries out a command that is neither an append nor about the connection, and writes its
     /// answer.
     pub async fn answer(&self, request: Request, protocol: Protocol, out: &mut BytesMut) {
@@ -90,7 +190,7 @@ impl Context {
             Request::Get(id, consistency) => {
                 self.know(database.partition_of_event(id), consistency).await?;
                 let event = database.get(id).await.map_err(|error| read_error(&error))?;
-                write_event_or_null(event.as_ref().map(|event| event.as_ref()), protocol, out);
+                write_event_or_null(event.as_ref().map(Event::as_ref), protocol, out);
                 return Ok(());
             }
             Request::ScanStream(StreamScan { stream, partition_key, range }) => {
@@ -129,42 +229,14 @@ impl Context {
                 let last = Box::pin(database.local_partition_sequence(partition)).await;
                 Reply::number_or_null(last.map_err(|error| read_error(&error))?)
             }
-            Request::Ping(None) => Reply::Simple("PONG".into()),
-            Request::Ping(Some(message)) | Request::Echo(message) => Reply::Bulk(message),
-            Request::Select => Reply::ok(),
-            Request::Commands(commands) => crate::session::commands(&commands),
-            Request::Info(sections) => Reply::Text(crate::info::text(self, &sections)),
-            Request::ConfigGet(patterns) => self.config_get(&patterns),
-            Request::DbSize => Reply::Integer(self.event_count()),
-            Request::Time => time(),
-            Request::ModuleList => Reply::Array(Vec::new()),
-            Request::Role => {
-                Reply::Array(vec![Reply::bulk("master"), Reply::Integer(0), Reply::Array(vec![])])
-            }
-            Request::Cluster(ClusterCommand::Info) => {
-                Reply::Text(crate::cluster_info::info(&database.status()))
-            }
-            Request::Cluster(ClusterCommand::Nodes) => {
-                Reply::Text(crate::cluster_info::nodes(&database.status()))
-            }
             Request::Cluster(ClusterCommand::HandOver { bucket, node }) => {
                 let told = Box::pin(database.hand_over(BucketId(bucket), node)).await;
                 told.map_err(|what| ErrorReply::new(Code::Err, what))?;
                 Reply::ok()
             }
-            Request::Append(_)
-            | Request::AppendMany(_)
-            | Request::Hello(_)
-            | Request::Auth(..)
-            | Request::Quit
-            | Request::Reset
-            | Request::SubscribeStreams(_)
-            | Request::SubscribePartitions(_)
-            | Request::Acknowledge(..)
-            | Request::Unsubscribe(_)
-            | Request::Client(_) => {
-                return Err(ErrorReply::new(Code::Err, "the command came the wrong way"));
-            }
+            request => self
+                .reply(&request)
+                .ok_or_else(|| ErrorReply::new(Code::Err, "the command came the wrong way"))?,
         };
         reply.write(protocol, out);
         Ok(())
@@ -231,7 +303,7 @@ fn scan(range: ScanRange) -> Scan {
 }
 
 fn write_events(page: &Page, protocol: Protocol, out: &mut BytesMut) {
-    write_page(page.has_more, page.events.iter().map(|event| event.as_ref()), protocol, out);
+    write_page(page.has_more, page.events.iter().map(Event::as_ref), protocol, out);
 }
 
 fn time() -> Reply {

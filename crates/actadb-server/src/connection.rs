@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use actadb::model::outcome::Unknown;
 use actadb::model::transaction::Transaction;
+use actadb::reads::Page;
 use actadb::subscriptions::Arrival;
 use actadb_protocol::catalog;
 use actadb_protocol::error::{Code, ErrorReply};
+use actadb_protocol::event::{write_event, write_page_head};
 use actadb_protocol::framer::{Framer, Limits, ProtocolError, Word};
 use actadb_protocol::reply::{Protocol, Reply};
 use actadb_protocol::request::{self, Request};
@@ -24,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::answer::Context;
+use crate::answer::{Context, Now};
 use crate::following::Following;
 use crate::session::Session;
 use crate::socket::Socket;
@@ -37,6 +39,10 @@ const REQUEST_BYTES_MAX: usize = 8 << 20;
 const READS_MAX: usize = 4;
 /// Answers are written when they have come to this much, or at the end of a batch.
 const WRITE_BYTES: usize = 256 << 10;
+/// So much of a page is sent while the rest is written.
+const PUSH_BYTES: usize = 32 << 10;
+/// Behind an answer of so many bytes others have their turn.
+const TURN_BYTES: usize = 64 << 10;
 /// A connection this small is not closed for what all together hold.
 const HELD_FREE_BYTES: usize = 64 << 10;
 
@@ -67,6 +73,17 @@ enum Event {
 
 /// A request, or why it is none.
 type Parsed = Result<Request, ErrorReply>;
+
+/// Whether it can run among other commands: no append, and nothing that changes the connection or
+/// may wait for ever.
+fn is_other(parsed: &Parsed) -> bool {
+    let of_run = |request: &Request| {
+        !request.runs_alone()
+            && !request.blocks()
+            && !matches!(request, Request::Append(_) | Request::AppendMany(_))
+    };
+    parsed.as_ref().is_ok_and(of_run)
+}
 
 fn parse(words: &[Word<'_>], session: &Session, context: &Context) -> Parsed {
     let command = words.first().and_then(|name| catalog::position(name));
@@ -451,22 +468,68 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// A run of other commands: a few in flight at once, answered in order.
+    /// A run of other commands, answered in order. Nearly always none of them waits.
     async fn others(&mut self, first: Request, batch: &mut VecDeque<Parsed>) -> Result<(), End> {
         let protocol = self.session.protocol();
-        let is_other = |parsed: &Parsed| {
-            let of_run = |r: &Request| {
-                !r.runs_alone()
-                    && !r.blocks()
-                    && !matches!(r, Request::Append(_) | Request::AppendMany(_))
+        let mut next = Some(first);
+        while let Some(request) = next {
+            let before = self.socket.out.len();
+            match self.context.answer_now(request, protocol, &mut self.socket.out) {
+                Now::Answered => {}
+                Now::Page(page) => self.write_page(&page).await?,
+                Now::Later(request) => {
+                    // In a box, as every connection would have room for it all its life.
+                    return Box::pin(self.waiting_others(request, batch)).await;
+                }
+            }
+            if self.socket.out.len() >= WRITE_BYTES {
+                self.flush().await?;
+            }
+            next = match batch.front().is_some_and(is_other) {
+                true => batch.pop_front().and_then(Result::ok),
+                false => None,
             };
-            parsed.as_ref().is_ok_and(of_run)
-        };
+            if next.is_some() {
+                // Others have their turn, however much one connection asks for at once.
+                match self.socket.out.len() > before + TURN_BYTES {
+                    true => tokio::task::yield_now().await,
+                    false => tokio::task::consume_budget().await,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a page. The front of a long one is sent while the rest is written.
+    async fn write_page(&mut self, page: &Page) -> Result<(), End> {
+        let protocol = self.session.protocol();
+        write_page_head(page.has_more, page.events.len(), protocol, &mut self.socket.out);
+        let mut push_at = PUSH_BYTES;
+        for event in &page.events {
+            write_event(&event.as_ref(), protocol, &mut self.socket.out);
+            if self.socket.out.len() >= WRITE_BYTES {
+                self.flush().await?;
+                push_at = PUSH_BYTES;
+            } else if self.socket.out.len() >= push_at {
+                self.socket.push().await?;
+                push_at = self.socket.out.len() + PUSH_BYTES;
+            }
+        }
+        Ok(())
+    }
+
+    /// A run of other commands of which the first may wait: a few in flight at once, answered in
+    /// order.
+    async fn waiting_others(
+        &mut self,
+        first: Request,
+        batch: &mut VecDeque<Parsed>,
+    ) -> Result<(), End> {
+        let protocol = self.session.protocol();
         let blocks = first.blocks();
         if blocks || !batch.front().is_some_and(is_other) {
             if !blocks && self.following.is_idle() {
-                // In a box, as every connection would have room for it all its life.
-                Box::pin(self.context.answer(first, protocol, &mut self.socket.out)).await;
+                self.context.answer(first, protocol, &mut self.socket.out).await;
                 return Ok(());
             }
             // What is answered already must not wait for what may take for ever.

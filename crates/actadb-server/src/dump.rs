@@ -91,9 +91,9 @@ fn show(
                         "  partition {} sequence {} stream {} version {} {} {} ({} bytes)",
                         event.partition,
                         event.sequence,
-                        event.stream,
+                        event.stream.as_str(),
                         event.version,
-                        event.name,
+                        event.name.as_str(),
                         event.id,
                         event.payload.len()
                     )?;
@@ -130,9 +130,9 @@ fn event_json(event: &EventRef<'_>) -> serde_json::Value {
         "partition": event.partition.0,
         "transaction_id": event.transaction_id.to_string(),
         "sequence": event.sequence,
-        "stream": event.stream,
+        "stream": event.stream.as_str(),
         "version": event.version,
-        "name": event.name,
+        "name": event.name.as_str(),
         "timestamp_ns": event.timestamp_ns,
         "metadata": text_or_hex(event.metadata),
         "payload": text_or_hex(event.payload),

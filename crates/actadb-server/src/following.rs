@@ -172,7 +172,7 @@ impl Following {
         let handle = handle.map_err(|error| subscribe_error(&error))?;
         let id = handle.id();
         self.handles.insert(id, handle);
-        Ok(Reply::Simple(id.to_string()))
+        Ok(Reply::Simple(id.to_string().into()))
     }
 }
 

@@ -239,7 +239,7 @@ pub fn commands(request: &Commands) -> Reply {
 
 fn command_info(command: &CommandInfo) -> Reply {
     let key = u64::from(command.group == Group::Events);
-    let flags = command.flags.iter().map(|flag| Reply::Simple((*flag).to_owned())).collect();
+    let flags = command.flags.iter().map(|flag| Reply::Simple((*flag).into())).collect();
     let category = format!("@{}", command.group.word());
     Reply::Array(vec![
         Reply::bulk(command.name.to_lowercase()),
@@ -248,7 +248,7 @@ fn command_info(command: &CommandInfo) -> Reply {
         Reply::Integer(key),
         Reply::Integer(key),
         Reply::Integer(key),
-        Reply::Set(vec![Reply::Simple(category)]),
+        Reply::Set(vec![Reply::Simple(category.into())]),
         Reply::Array(Vec::new()),
         Reply::Array(Vec::new()),
         Reply::Array(Vec::new()),

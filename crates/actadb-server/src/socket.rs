@@ -135,6 +135,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Ok(())
     }
 
+    /// Writes of the replies what the socket takes at once.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn push(&mut self) -> io::Result<()> {
+        let written =
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut self.stream).poll_write(cx, &self.out)));
+        if let Poll::Ready(written) = written.await {
+            self.out.advance(written?);
+        }
+        Ok(())
+    }
+
     fn poll_move(
         &mut self,
         cx: &mut Context<'_>,

@@ -334,8 +334,8 @@ impl Auditor {
         let given = operation.transaction.events().get(tag.1).expect("an event that never was");
         assert!(
             operation.partition == event.partition
-                && given.stream.as_str() == event.stream
-                && given.name.as_str() == event.name
+                && event.stream == *given.stream.as_str()
+                && event.name == *given.name.as_str()
                 && given.payload == event.payload
                 && given.metadata == event.metadata
                 && given.id.is_none_or(|id| id == event.id),
@@ -409,9 +409,9 @@ impl Auditor {
                     let event = event.as_ref();
                     assert_eq!(event.sequence, from, "a gap in partition {partition}");
                     from += 1;
-                    let stream = (*partition, event.stream.to_owned());
+                    let stream = (*partition, event.stream.as_str().to_owned());
                     let next = latest.get(&stream).map_or(0, |version| version + 1);
-                    assert_eq!(event.version, next, "a gap in stream {}", event.stream);
+                    assert_eq!(event.version, next, "a gap in stream {}", event.stream.as_str());
                     latest.insert(stream, event.version);
                     let tag = self.check_event(event);
                     let seen = self.seen.get(&(*partition, event.sequence));

@@ -10,8 +10,9 @@ use actadb_model::limits::READ_CHUNK_BYTES;
 use bytes::Bytes;
 
 use crate::error::ReadError;
-use crate::record::{self, BadRecord, Record, Transaction};
+use crate::record::{self, BadRecord, Decoder, Record, Transaction};
 use crate::segments::{Segment, Shared};
+use crate::tail::offset_in;
 
 /// A lone record is read with this many bytes; most are smaller.
 const FIRST_READ_BYTES: u64 = 4096;
@@ -28,21 +29,23 @@ pub(crate) fn fetch(
     visit: &mut dyn FnMut(&Transaction) -> Result<ControlFlow<()>, ReadError>,
 ) -> Result<ControlFlow<()>, ReadError> {
     let mut chunk = Chunk { at: 0, bytes: Vec::new() };
+    let mut entry: Option<(Place, Bytes)> = None;
+    let mut decoder = Decoder::new(shared.settings.identity);
     let mut last: Option<(u32, Transaction)> = None;
     for (n, place) in places.iter().enumerate() {
         let transaction = match last.take() {
             Some((before, transaction)) if before == *place => transaction,
-            _ => {
-                let bytes = match in_tail(shared, segment, *place) {
-                    Some(bytes) => {
-                        let length = record::length(&bytes).unwrap_or(0);
-                        no_wait::charge(length).map_err(LogError::io("read", segment.path()))?;
-                        bytes
-                    }
-                    None => chunk.record(shared, segment, &places[n..])?,
-                };
-                decode(shared, segment, *place, &bytes)?
-            }
+            _ => match in_tail(shared, segment, *place, &mut entry) {
+                Some((body, offset)) => {
+                    let length = record::length(&body[offset..]).unwrap_or(0);
+                    no_wait::charge(length).map_err(LogError::io("read", segment.path()))?;
+                    transaction(decoder.decode(body, offset), segment, *place)?
+                }
+                None => {
+                    let bytes = chunk.record(shared, segment, &places[n..])?;
+                    transaction(decoder.decode(&bytes, 0), segment, *place)?
+                }
+            },
         };
         if visit(&transaction)?.is_break() {
             return Ok(ControlFlow::Break(()));
@@ -54,24 +57,35 @@ pub(crate) fn fetch(
 
 /// Whether the record at a place is in memory, and so is every later one.
 pub(crate) fn is_in_tail(shared: &Shared, segment: &Segment, offset: u32) -> bool {
-    in_tail(shared, segment, offset).is_some()
+    in_tail(shared, segment, offset, &mut None).is_some()
 }
 
-fn in_tail(shared: &Shared, segment: &Segment, offset: u32) -> Option<Bytes> {
-    let tail = shared.tail.read().unwrap_or_else(PoisonError::into_inner);
-    tail.get(Place { segment: segment.number(), offset })
-}
-
-fn decode(
+/// The body in memory that a place lies in, and its byte there. `entry` is the one looked at last:
+/// neighbours are in the same one.
+fn in_tail<'a>(
     shared: &Shared,
     segment: &Segment,
+    offset: u32,
+    entry: &'a mut Option<(Place, Bytes)>,
+) -> Option<(&'a Bytes, usize)> {
+    let place = Place { segment: segment.number(), offset };
+    if entry.as_ref().is_none_or(|entry| offset_in(entry, place).is_none()) {
+        let tail = shared.tail.read().unwrap_or_else(PoisonError::into_inner);
+        *entry = tail.entry_at(place).cloned();
+    }
+    let entry = entry.as_ref()?;
+    Some((&entry.1, offset_in(entry, place)?))
+}
+
+fn transaction(
+    record: Result<Record, BadRecord>,
+    segment: &Segment,
     place: u32,
-    bytes: &Bytes,
 ) -> Result<Transaction, ReadError> {
     let damaged = |bad: BadRecord| {
         ReadError::from(Damage::new(segment.path(), u64::from(place), bad.to_string()))
     };
-    match record::decode(shared.settings.identity, bytes).map_err(damaged)? {
+    match record.map_err(damaged)? {
         Record::Transaction(transaction) => Ok(transaction),
         Record::Other(_) => Err(damaged(BadRecord::Malformed)),
     }

@@ -27,6 +27,7 @@ pub mod open;
 pub mod publisher;
 pub mod reader;
 pub mod record;
+pub mod records;
 pub mod repair;
 pub mod rows;
 pub mod scrub;

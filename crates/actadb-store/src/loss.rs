@@ -13,7 +13,8 @@ use actadb_model::entry::{Entry, Place};
 use actadb_model::ids::PartitionId;
 
 use crate::open::index_path;
-use crate::record::{Record, records};
+use crate::record::Record;
+use crate::records::records;
 use crate::verify::FrameContent;
 
 /// The good beginning of a damaged log.

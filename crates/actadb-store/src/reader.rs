@@ -88,7 +88,12 @@ impl Filling {
             return ControlFlow::Break(());
         }
         self.bytes += size;
-        self.page.events.push(event.clone());
+        let events = &mut self.page.events;
+        if events.len() == events.capacity() {
+            // In longer strides than a vector takes by itself: an event is 160 bytes to be moved.
+            events.reserve((events.len() * 3).max(16).min(self.count - events.len()));
+        }
+        events.push(event.clone());
         ControlFlow::Continue(())
     }
 }
@@ -443,7 +448,7 @@ impl StreamWalk<'_> {
     ) -> Result<ControlFlow<()>, ReadError> {
         let event = transaction.events.iter().find(|event| {
             event.version() == version
-                && event.stream() == self.stream
+                && event.is_of(self.stream)
                 && event.partition() == self.partition
                 && event.sequence() < self.watermark
         });

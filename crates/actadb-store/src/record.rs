@@ -5,8 +5,7 @@
 
 use std::ops::Range;
 
-use actadb_log::format::{BATCH_HEAD_BYTES, LogIdentity};
-use actadb_model::entry::{Entry, EntryKind};
+use actadb_log::format::LogIdentity;
 use actadb_model::event::{Event, EventHead, EventSpans};
 use actadb_model::ids::{PartitionId, PartitionKey};
 use actadb_model::names::{EventName, StreamId};
@@ -20,7 +19,7 @@ use crate::varint::{self, Cursor};
 /// Length and checksum.
 const PREFIX_BYTES: usize = 8;
 /// Prefix, kind, flags, partition, time of the decision.
-const FIXED_BYTES: usize = 20;
+pub(crate) const FIXED_BYTES: usize = 20;
 
 /// At most: sequence, count, key, transaction id, count of streams.
 const ONCE_BYTES: usize = 10 + 10 + 16 + 16 + 10;
@@ -80,7 +79,7 @@ pub struct Transaction {
     /// When it was decided, in nanoseconds since 1970.
     pub decided_ns: u64,
     /// Its events, at least one.
-    pub events: Vec<Event>,
+    pub events: SmallVec<[Event; 1]>,
 }
 
 impl Transaction {
@@ -98,9 +97,9 @@ impl Transaction {
             let event = event.as_ref();
             Some(NumberedEvent {
                 id: event.id,
-                stream: StreamId::new(event.stream).ok()?,
+                stream: StreamId::from_bytes(event.stream.as_bytes()).ok()?,
                 version: event.version,
-                name: EventName::new(event.name).ok()?,
+                name: EventName::from_bytes(event.name.as_bytes()).ok()?,
                 timestamp_ns: event.timestamp_ns,
                 payload: Bytes::copy_from_slice(event.payload),
                 metadata: Bytes::copy_from_slice(event.metadata),
@@ -204,13 +203,78 @@ pub fn length(bytes: &[u8]) -> Option<usize> {
 /// # Errors
 /// See [`BadRecord`].
 pub fn decode(identity: LogIdentity, bytes: &Bytes) -> Result<Record, BadRecord> {
-    let (record, kind) = verified(identity, bytes)?;
-    match kind {
-        Kind::Transaction { flags } => {
-            let record = bytes.slice(..record.len());
-            transaction(&record, flags).map(Record::Transaction).ok_or(BadRecord::Malformed)
+    Decoder::new(identity).decode(bytes, 0)
+}
+
+/// Reads one record after the other.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    identity: LogIdentity,
+    /// A stream and its default key. Neighbours are often of one stream, and the key is a SHA-1.
+    known: Option<(SmallVec<[u8; 32]>, PartitionKey)>,
+}
+
+impl Decoder {
+    pub(crate) fn new(identity: LogIdentity) -> Self {
+        Self { identity, known: None }
+    }
+
+    /// Reads the record that begins at a byte of `bytes`. Events share `bytes`.
+    pub(crate) fn decode(&mut self, bytes: &Bytes, at: usize) -> Result<Record, BadRecord> {
+        let (record, kind) = verified(self.identity, bytes.get(at..).unwrap_or_default())?;
+        match kind {
+            Kind::Transaction { flags } => {
+                let record = bytes.slice(at..at + record.len());
+                let transaction = self.transaction(record, flags);
+                transaction.map(Record::Transaction).ok_or(BadRecord::Malformed)
+            }
+            Kind::Other(kind) => Ok(Record::Other(kind)),
         }
-        Kind::Other(kind) => Ok(Record::Other(kind)),
+    }
+
+    fn transaction(&mut self, record: Bytes, flags: u8) -> Option<Transaction> {
+        let mut cursor = Cursor::new(&record, 10);
+        let mut head = Head::read(&mut cursor, flags, record.len())?;
+        let partition_key = match head.key {
+            Some(key) => key,
+            None => self.default_key(part(&record, &head.streams.first()?.span))?,
+        };
+        let mut events = SmallVec::with_capacity(head.count);
+        for sequence in head.first_sequence..head.first_sequence + head.count as u64 {
+            let EventOf { id, version, timestamp_ns, spans } = head.event(&mut cursor)?;
+            let event = EventHead {
+                id,
+                partition_key,
+                partition: head.partition,
+                transaction_id: head.transaction_id.unwrap_or(id),
+                sequence,
+                version,
+                timestamp_ns,
+            };
+            events.push(Event::new(event, record.clone(), spans));
+        }
+        if cursor.position() != record.len() {
+            return None;
+        }
+        Some(Transaction {
+            partition: head.partition,
+            namespace: head.namespace,
+            first_sequence: head.first_sequence,
+            key_is_default: head.key.is_none(),
+            decided_ns: head.decided_ns,
+            events,
+        })
+    }
+
+    fn default_key(&mut self, stream: &[u8]) -> Option<PartitionKey> {
+        if let Some((known, key)) = &self.known
+            && known.as_slice() == stream
+        {
+            return Some(*key);
+        }
+        let key = PartitionKey::of_stream(std::str::from_utf8(stream).ok()?);
+        self.known = Some((SmallVec::from_slice(stream), key));
+        Some(key)
     }
 }
 
@@ -337,43 +401,6 @@ impl Head {
     }
 }
 
-fn transaction(record: &Bytes, flags: u8) -> Option<Transaction> {
-    let mut cursor = Cursor::new(record, 10);
-    let mut head = Head::read(&mut cursor, flags, record.len())?;
-    let partition_key = match head.key {
-        Some(key) => key,
-        None => {
-            let stream = part(record, &head.streams.first()?.span);
-            PartitionKey::of_stream(std::str::from_utf8(stream).ok()?)
-        }
-    };
-    let mut events = Vec::with_capacity(head.count);
-    for sequence in head.first_sequence..head.first_sequence + head.count as u64 {
-        let EventOf { id, version, timestamp_ns, spans } = head.event(&mut cursor)?;
-        let event = EventHead {
-            id,
-            partition_key,
-            partition: head.partition,
-            transaction_id: head.transaction_id.unwrap_or(id),
-            sequence,
-            version,
-            timestamp_ns,
-        };
-        events.push(Event::new(event, record.clone(), spans));
-    }
-    if cursor.position() != record.len() {
-        return None;
-    }
-    Some(Transaction {
-        partition: head.partition,
-        namespace: head.namespace,
-        first_sequence: head.first_sequence,
-        key_is_default: head.key.is_none(),
-        decided_ns: head.decided_ns,
-        events,
-    })
-}
-
 /// A transaction's record as an index needs it.
 #[derive(Debug)]
 pub(crate) struct Indexed<'a> {
@@ -394,7 +421,10 @@ pub(crate) struct IndexedEvent<'a> {
 
 /// As [`decode`], for an index: only what that needs, and nothing is copied. `None` for a kind of
 /// record that this program does not know.
-fn decode_indexed(identity: LogIdentity, bytes: &[u8]) -> Result<Option<Indexed<'_>>, BadRecord> {
+pub(crate) fn decode_indexed(
+    identity: LogIdentity,
+    bytes: &[u8],
+) -> Result<Option<Indexed<'_>>, BadRecord> {
     let (record, kind) = verified(identity, bytes)?;
     let Kind::Transaction { flags } = kind else { return Ok(None) };
     indexed(record, flags).map(Some).ok_or(BadRecord::Malformed)
@@ -429,44 +459,12 @@ fn span(cursor: &mut Cursor<'_>, length: usize) -> Option<Range<u32>> {
 
 fn text_span(cursor: &mut Cursor<'_>, length: usize) -> Option<Range<u32>> {
     let start = u32::try_from(cursor.position()).ok()?;
-    std::str::from_utf8(cursor.take(length)?).ok()?;
+    let text = cursor.take(length)?;
+    // Nearly always it is ASCII, which is sooner seen.
+    if !text.is_ascii() && std::str::from_utf8(text).is_err() {
+        return None;
+    }
     Some(start..u32::try_from(cursor.position()).ok()?)
-}
-
-/// The records of an entry, each with its byte in the body. Goes on behind a bad one if the length
-/// it tells is possible.
-pub fn records(
-    identity: LogIdentity,
-    entry: &Entry,
-) -> impl Iterator<Item = (u32, Result<Record, BadRecord>)> {
-    let body = entry.body.clone();
-    places(entry).map(move |at| (at, decode(identity, &body.slice(at as usize..))))
-}
-
-/// As [`records`], for an index.
-pub(crate) fn records_for_index(
-    identity: LogIdentity,
-    entry: &Entry,
-) -> impl Iterator<Item = (u32, Result<Option<Indexed<'_>>, BadRecord>)> {
-    places(entry).map(move |at| (at, decode_indexed(identity, &entry.body[at as usize..])))
-}
-
-/// Where the records of an entry begin.
-fn places(entry: &Entry) -> impl Iterator<Item = u32> + use<> {
-    let body = entry.body.clone();
-    let mut at = match entry.kind {
-        EntryKind::Batch => BATCH_HEAD_BYTES.min(body.len()),
-        EntryKind::Noop | EntryKind::Conf => body.len(),
-    };
-    std::iter::from_fn(move || {
-        let rest = body.get(at..).filter(|rest| !rest.is_empty())?;
-        let start = at;
-        at = match length(rest) {
-            Some(length) if (FIXED_BYTES..=rest.len()).contains(&length) => at + length,
-            _ => body.len(),
-        };
-        Some(start as u32)
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use actadb_model::entry::Entry;
 use actadb_model::ids::PartitionId;
 
 use crate::hashes::{event_id_hash, stream_hash};
-use crate::record::{BadRecord, records_for_index};
+use crate::record::BadRecord;
+use crate::records::records_for_index;
 
 /// The events of an entry as an index knows them, in order.
 #[derive(Clone, Debug, Default)]

@@ -31,14 +31,19 @@ impl Tail {
         }
     }
 
-    /// The bytes from a place to the end of its entry, if they are here.
+    /// The body that a place lies in, with its own place, if it is here.
     #[must_use]
-    pub fn get(&self, place: Place) -> Option<Bytes> {
+    pub fn entry_at(&self, place: Place) -> Option<&(Place, Bytes)> {
         let behind = self.entries.partition_point(|(start, _)| *start <= place);
-        let (start, body) = self.entries.get(behind.checked_sub(1)?)?;
-        let offset = place.offset.checked_sub(start.offset)? as usize;
-        (start.segment == place.segment && offset < body.len()).then(|| body.slice(offset..))
+        let entry = self.entries.get(behind.checked_sub(1)?)?;
+        offset_in(entry, place).map(|_| entry)
     }
+}
+
+/// Which byte of a body is at a place.
+pub(crate) fn offset_in((start, body): &(Place, Bytes), place: Place) -> Option<usize> {
+    let offset = place.offset.checked_sub(start.offset)? as usize;
+    (start.segment == place.segment && offset < body.len()).then_some(offset)
 }
 
 #[cfg(test)]
@@ -52,9 +57,12 @@ mod tests {
             let place = Place { segment: u64::from(n / 10), offset: 4096 + (n % 10) * 100 };
             tail.push(place, Bytes::from(vec![n as u8; 30]));
         }
-        let at = |segment, offset| tail.get(Place { segment, offset });
-        assert_eq!(at(1, 4096 + 910).expect("newest")[0], 19);
-        assert_eq!(at(1, 4096 + 910).expect("newest").len(), 20);
+        let at = |segment, offset| {
+            let place = Place { segment, offset };
+            let entry = tail.entry_at(place)?;
+            offset_in(entry, place).map(|offset| (offset, entry.1[offset]))
+        };
+        assert_eq!(at(1, 4096 + 910), Some((10, 19)), "newest");
         assert!(at(1, 4096 + 935).is_none(), "between two entries");
         assert!(at(0, 4096).is_none(), "forgotten");
         assert!(at(1, 4096).is_none(), "forgotten");

@@ -15,7 +15,8 @@ use actadb_model::ids::{PartitionId, Partitioning, hash16};
 
 use crate::hashes::{event_id_hash, stream_hash, stream_key};
 use crate::open::described_segment;
-use crate::record::{BadRecord, Record, Transaction, records};
+use crate::record::{BadRecord, Record, Transaction};
+use crate::records::records;
 
 /// How many good records and events a frame has, and how far each partition came.
 #[derive(Clone, Debug, Default)]
@@ -171,15 +172,16 @@ impl Verifier {
         lane.0.get_or_insert(found);
         for event in &transaction.events {
             let event = event.as_ref();
+            let stream = event.stream.as_str();
             content.events += 1;
             lane.1 += 1;
             if let Some(versions) = &mut self.versions {
-                let key = stream_key(partition, transaction.namespace, event.stream);
+                let key = stream_key(partition, transaction.namespace, stream);
                 // The last version there can be is followed by none.
                 let known = versions.insert(key, event.version.wrapping_add(1));
                 let next = known.or(self.complete.then_some(0));
                 if let Some(next) = next.filter(|next| *next != event.version) {
-                    let (stream, found) = (event.stream, event.version);
+                    let found = event.version;
                     odd(format!(
                         "stream {stream} goes on at version {next}, the record has {found}"
                     ));
@@ -188,7 +190,7 @@ impl Verifier {
             if self.partitioning.partition_of_hash(hash16(event.id)) != partition {
                 odd(format!("event id {} belongs to another partition", event.id));
             }
-            let group = stream_hash(transaction.namespace, event.stream);
+            let group = stream_hash(transaction.namespace, stream);
             self.digest.add_place(partition.0, event.sequence, place);
             self.digest.add_posting(group, partition.0, event.version, place);
             self.digest.add_key(event_id_hash(transaction.namespace, event.id), place);

@@ -44,7 +44,7 @@ async fn events(subscription: &mut Subscription) -> Vec<(u64, String, u64, u64, 
             Notice::Events(deliveries) => {
                 let seen = deliveries.iter().map(|d| {
                     let e = d.event.as_ref();
-                    (d.cursor, e.stream.to_owned(), e.version, e.sequence, e.partition)
+                    (d.cursor, e.stream.as_str().to_owned(), e.version, e.sequence, e.partition)
                 });
                 return seen.collect();
             }

@@ -40,9 +40,9 @@ fn filters_of_many_segments_hide_nothing_and_are_built_again() {
         for event in host.model.events(PARTITIONS[0]) {
             let found = reader.get(event.id).expect("reads").expect("its id is there");
             assert_eq!(found.as_ref(), event);
-            let heads = reader.stream_heads(event.stream).expect("reads");
-            assert_eq!(heads.len(), 1, "{} is there", event.stream);
-            let head = reader.stream_head(event.stream, PARTITIONS[0]).expect("reads");
+            let heads = reader.stream_heads(event.stream.as_str()).expect("reads");
+            assert_eq!(heads.len(), 1, "{} is there", event.stream.as_str());
+            let head = reader.stream_head(event.stream.as_str(), PARTITIONS[0]).expect("reads");
             assert_eq!(head.map(|head| head.version), Some(0));
         }
         for number in 0..500_u64 {

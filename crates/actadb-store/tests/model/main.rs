@@ -66,7 +66,7 @@ impl Model {
     }
 
     fn stream<'a>(&'a self, stream: &str, partition: PartitionId) -> Vec<EventRef<'a>> {
-        self.events(partition).into_iter().filter(|e| e.stream == stream).collect()
+        self.events(partition).into_iter().filter(|e| e.stream == *stream).collect()
     }
 
     fn next_sequence(&self, partition: PartitionId) -> u64 {
