@@ -10,7 +10,7 @@ use actadb_model::outcome::{AppendResult, ClosedReason, Refusal, RefusedReason};
 use actadb_model::probe::{Mistake, made};
 use actadb_model::time::Now;
 use actadb_model::transaction::Transaction;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use uuid::Uuid;
 
 use crate::decide::{Position, decide};
@@ -166,15 +166,21 @@ impl PartitionCore {
             }
             Role::Leading => {
                 let message = Message::new(token, connection, now.mono_ns, transactions);
-                if self.parking.blocks(&message) || !self.lacking(&message).is_empty() {
+                if self.parking.blocks(&message) || self.lacks(&message) {
                     let ticket = self.parking.park(message);
-                    self.advance(now, vec![ticket], out);
+                    self.advance(now, smallvec![ticket], out);
                 } else {
                     let Message { since_ns, transactions, .. } = message;
                     self.decide_message(now, token, since_ns, transactions, out);
                 }
             }
         }
+    }
+
+    /// Whether the core does not know all that a message needs.
+    fn lacks(&self, message: &Message) -> bool {
+        message.streams.iter().any(|stream| !self.heads.knows_stream(stream))
+            || message.event_ids.iter().any(|id| !self.heads.knows_id(*id))
     }
 
     /// What a message needs and the core does not know.
@@ -186,7 +192,7 @@ impl PartitionCore {
 
     /// Decides the parked messages that can be, and asks for what the others lack; then looks at
     /// those that stood behind them.
-    fn advance(&mut self, now: Now, mut tickets: Vec<u64>, out: &mut Vec<Output>) {
+    fn advance(&mut self, now: Now, mut tickets: SmallVec<[u64; 4]>, out: &mut Vec<Output>) {
         while let Some(ticket) = tickets.pop() {
             if !self.parking.is_next(ticket) {
                 continue;
@@ -229,7 +235,7 @@ impl PartitionCore {
                 for (id, owner) in facts.event_ids {
                     self.heads.learn_id(id, owner);
                 }
-                self.advance(now, vec![fetch.ticket], out);
+                self.advance(now, smallvec![fetch.ticket], out);
             }
             Err(error) => {
                 if let Some((message, behind)) = self.parking.take(fetch.ticket) {

@@ -4,6 +4,7 @@
 //! decided when it is at the front of all of them and nothing it needs is unknown. So a connection
 //! keeps its order, two appends that share a key keep theirs, and all others overtake.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use actadb_model::names::StreamId;
@@ -62,8 +63,15 @@ impl Message {
 #[derive(Debug, Default)]
 pub(crate) struct Parking {
     messages: BTreeMap<u64, Parked>,
-    queues: HashMap<Queue, VecDeque<u64>, RandomState>,
+    queues: HashMap<Queue, Line, RandomState>,
     next_ticket: u64,
+}
+
+/// Those who stand in a queue; nearly always it is one.
+#[derive(Debug)]
+struct Line {
+    first: u64,
+    behind: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -83,7 +91,12 @@ impl Parking {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         for queue in message.queues() {
-            self.queues.entry(queue).or_default().push_back(ticket);
+            match self.queues.entry(queue) {
+                Entry::Occupied(mut line) => line.get_mut().behind.push_back(ticket),
+                Entry::Vacant(none) => {
+                    none.insert(Line { first: ticket, behind: VecDeque::new() });
+                }
+            }
         }
         self.messages.insert(ticket, Parked { message, asking: false });
         ticket
@@ -96,7 +109,7 @@ impl Parking {
     /// Whether it is at the front of all its queues and no question of its is out.
     pub(crate) fn is_next(&self, ticket: u64) -> bool {
         let Some(parked) = self.messages.get(&ticket) else { return false };
-        let front = |queue: Queue| self.queues.get(&queue).and_then(|q| q.front()) == Some(&ticket);
+        let front = |queue| self.queues.get(&queue).is_some_and(|line| line.first == ticket);
         !parked.asking && parked.message.queues().all(front)
     }
 
@@ -111,17 +124,18 @@ impl Parking {
         let message = self.messages.remove(&ticket)?.message;
         let mut behind = BTreeSet::new();
         for queue in message.queues() {
-            let Some(waiting) = self.queues.get_mut(&queue) else { continue };
-            // Nearly always the first: an append leaves from the front, or all leave in order.
-            if waiting.front() == Some(&ticket) {
-                waiting.pop_front();
+            let Entry::Occupied(mut entry) = self.queues.entry(queue) else { continue };
+            let line = entry.get_mut();
+            if line.first != ticket {
+                line.behind.retain(|other| *other != ticket);
+            } else if let Some(next) = line.behind.pop_front() {
+                // Nearly always: an append leaves from the front, or all leave in order.
+                line.first = next;
             } else {
-                waiting.retain(|other| *other != ticket);
+                entry.remove();
+                continue;
             }
-            behind.extend(waiting.front());
-            if waiting.is_empty() {
-                self.queues.remove(&queue);
-            }
+            behind.insert(line.first);
         }
         Some((message, behind))
     }

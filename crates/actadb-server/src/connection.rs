@@ -446,6 +446,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 _ => break,
             }
         }
+        if batch.is_empty() {
+            // Hundreds of connections wait here: the next one finds its room in the processor's
+            // cache.
+            *batch = VecDeque::new();
+        }
         let protocol = self.session.protocol();
         let results = if self.following.is_idle() {
             self.context.database.append_run(self.order, transactions).await

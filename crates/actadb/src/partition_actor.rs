@@ -26,8 +26,9 @@ use crate::segment_writer_actor::{Confirm, Proposals, SegmentWriterActor, WantSy
 use crate::status::BucketBoard;
 use crate::waiting::{Waiter, Waiting};
 
-/// Proposals are handed over behind what was taken, or when there are this many.
-const PROPOSALS_MAX: usize = 64;
+/// What was asked is looked up, and what was decided is handed over, behind what was taken, or when
+/// it is this much.
+const TOGETHER_MAX: usize = 64;
 /// Room for appends that arrive together, kept for the next.
 const ARRIVED_KEPT: usize = 256;
 
@@ -62,6 +63,8 @@ pub(crate) struct PartitionActor {
     /// Taken from the inbox; kept for its memory.
     pub(crate) arrived: Vec<Append>,
     pub(crate) waiting: Waiting,
+    /// Asked by the core, and not yet looked up.
+    pub(crate) lookups: Vec<(FetchId, Keys)>,
     /// Decided, and not yet handed to the writer.
     pub(crate) proposals: Vec<Proposal>,
     /// Whether the board does not show the last step.
@@ -88,7 +91,7 @@ impl PartitionActor {
                     // As above.
                     let _ = self.writer.tell(Confirm(self.partition, number)).try_send();
                 }
-                PartitionOutput::Fetch { fetch, keys } => self.fetch(fetch, keys),
+                PartitionOutput::Fetch { fetch, keys } => self.lookups.push((fetch, keys)),
                 PartitionOutput::Answer { token, results } => self.waiting.answer(token, results),
             }
         }
@@ -110,8 +113,10 @@ impl PartitionActor {
         }
     }
 
-    /// Behind what was taken: hands over what was decided, and shows how the partition is doing.
+    /// Behind what was taken: looks up what it asked for, hands over what was decided, and shows
+    /// how the partition is doing.
     fn settle(&mut self) {
+        self.look_up();
         self.hand_over();
         self.now = None;
         if std::mem::take(&mut self.moved) {
@@ -119,7 +124,7 @@ impl PartitionActor {
         }
     }
 
-    /// Takes what the writer and the look-ups have said, between two appends.
+    /// Takes what the writer and the look-ups have said.
     fn hear(&mut self) {
         while let Ok(message) = self.from_writer.try_recv() {
             self.step(Input::Replica(message));
@@ -129,23 +134,37 @@ impl PartitionActor {
         }
     }
 
-    fn fetch(&self, fetch: FetchId, keys: Keys) {
+    /// Looks up what was asked, and decides what waited for it. All of one kind is done together:
+    /// looking up and deciding in turn, each would push the other out of the processor's cache.
+    fn look_up(&mut self) {
+        // What was decided may let another one ask.
+        while !self.lookups.is_empty() {
+            let lookups = std::mem::take(&mut self.lookups);
+            let found: Vec<_> =
+                lookups.into_iter().filter_map(|(fetch, keys)| self.fetch(fetch, keys)).collect();
+            for (fetch, facts) in found {
+                self.step(Input::Facts { fetch, facts });
+            }
+        }
+    }
+
+    /// Answers a question, or has it answered where the device may be waited for.
+    fn fetch(&self, fetch: FetchId, keys: Keys) -> Option<FactsAnswer> {
         let (reader, others) = (self.reader.clone(), self.others.clone());
-        let (partition, answer) = (self.partition, self.facts.0.clone());
+        let partition = self.partition;
         let few = keys.streams.len() + keys.event_ids.len() <= INLINE_KEYS;
         let look = move || facts(&reader, &others, partition, &keys);
-        let tell = move |found: Option<Result<Facts, ReadError>>| {
-            // A look-up that panics must not leave its append waiting.
-            let panicked = || Err("the look-up of stream heads and event ids panicked".into());
-            let found = found.map_or_else(panicked, |found| found.map_err(|e| e.to_string()));
-            // Sized by the permits, as every parked append holds one.
-            let _ = answer.try_send((fetch, found));
-        };
         if few && let Some(found) = read_here(&look) {
-            return tell(found);
+            return Some((fetch, told(found)));
         }
-        let taken = self.executor.submit(move || tell(catch_unwind(AssertUnwindSafe(look)).ok()));
+        let answer = self.facts.0.clone();
+        let taken = self.executor.submit(move || {
+            let found = catch_unwind(AssertUnwindSafe(look)).ok();
+            // Sized by the permits, as every parked append holds one.
+            let _ = answer.try_send((fetch, told(found)));
+        });
         assert!(taken, "the pool's queue is sized by the permits");
+        None
     }
 
     fn writer_died(&mut self) {
@@ -154,6 +173,12 @@ impl PartitionActor {
         let reason = reason.unwrap_or(ClosedReason::Panicked("the segment writer".into()));
         self.step(Input::Replica(FromReplica::Closed(reason)));
     }
+}
+
+/// A look-up that panics must not leave its append waiting.
+fn told(found: Option<Result<Facts, ReadError>>) -> Result<Facts, String> {
+    let panicked = || Err("the look-up of stream heads and event ids panicked".into());
+    found.map_or_else(panicked, |found| found.map_err(|error| error.to_string()))
 }
 
 impl Actor for PartitionActor {
@@ -179,6 +204,7 @@ impl Actor for PartitionActor {
                 },
                 Some((fetch, facts)) = self.facts.1.recv() => {
                     self.step(Input::Facts { fetch, facts });
+                    self.hear();
                 }
                 signal = mailbox.recv() => return Ok(signal),
                 () = self.waiting.tick(), if !self.waiting.is_empty() => self.waiting.expire(),
@@ -202,7 +228,7 @@ impl Message<Arrived> for PartitionActor {
             let (count, deadline) = (transactions.len(), deadline.unwrap_or(until));
             let token = self.waiting.add(Waiter { reply: Some(reply), permit, count, deadline });
             self.step(Input::Append { token, connection, transactions });
-            if self.proposals.len() >= PROPOSALS_MAX {
+            if self.proposals.len() + self.lookups.len() >= TOGETHER_MAX {
                 self.settle();
             }
         }

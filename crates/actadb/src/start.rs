@@ -264,6 +264,7 @@ impl Starter {
                 reader: reader.clone(),
                 others: others.clone(),
                 waiting: Waiting::new(options.append_timeout),
+                lookups: Vec::new(),
                 proposals: Vec::new(),
                 moved: true,
                 writer_gone: false,
