@@ -1,5 +1,6 @@
 //! Carrying out commands through the `Database` handle, and writing their answers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -62,11 +63,18 @@ pub enum Now {
 impl Context {
     /// Carries out what need not wait: commands about the server, and reads of what is in memory.
     pub fn answer_now(&self, request: Request, protocol: Protocol, out: &mut BytesMut) -> Now {
-        match self.try_now(&request, protocol, out) {
+        let start = out.len();
+        let answer = || self.try_now(&request, protocol, out);
+        // Whatever it is, it must not take the connection's other answers along.
+        let answer = catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+            Some(Err(ErrorReply::new(Code::ReadErr, "the command failed inside")))
+        });
+        match answer {
             None => Now::Later(request),
             Some(Ok(None)) => Now::Answered,
             Some(Ok(Some(page))) => Now::Page(page),
             Some(Err(error)) => {
+                out.truncate(start);
                 self.write_error(error, protocol, out);
                 Now::Answered
             }
@@ -80,7 +88,7 @@ impl Context {
         out: &mut BytesMut,
     ) -> Option<Result<Option<Page>, ErrorReply>> {
         let database = &self.database;
-        let knows = |consistency| database.is_alone() || consistency == Consistency::Local;
+        let knows = |consistency| self.knows(consistency);
         let reply = match request {
             Request::Get(id, consistency) if knows(*consistency) => match database.get_now(*id)? {
                 Ok(event) => {
@@ -115,6 +123,7 @@ impl Context {
                 let last = database.local_partition_sequence_now(self.partition(*selector))?;
                 last.map(Reply::number_or_null)
             }
+            // What blocks, or asks other nodes, is none of these, and waits.
             request => Ok(self.reply(request)?),
         };
         Some(reply.map_err(|error| read_error(&error)).map(|reply| {
@@ -189,7 +198,12 @@ impl Context {
         let reply = match request {
             Request::Get(id, consistency) => {
                 self.know(database.partition_of_event(id), consistency).await?;
-                let event = database.get(id).await.map_err(|error| read_error(&error))?;
+                let event = match self.knows(consistency) {
+                    // It was tried at once, see above.
+                    true => database.get_later(id).await,
+                    false => database.get(id).await,
+                };
+                let event = event.map_err(|error| read_error(&error))?;
                 write_event_or_null(event.as_ref().map(Event::as_ref), protocol, out);
                 return Ok(());
             }
@@ -198,6 +212,7 @@ impl Context {
                 self.know(partition, range.consistency).await?;
                 let read = ReadStream { stream, partition_key, scan: scan(range) };
                 let page = match range.block_ms {
+                    None if self.knows(range.consistency) => database.read_stream_later(read).await,
                     None => database.read_stream(read).await,
                     Some(ms) => database.wait_stream(read, patience(ms)).await,
                 };
@@ -210,6 +225,9 @@ impl Context {
                 self.know(partition, range.consistency).await?;
                 let read = ReadPartition { partition, scan: scan(range) };
                 let page = match range.block_ms {
+                    None if self.knows(range.consistency) => {
+                        database.read_partition_later(read).await
+                    }
                     None => database.read_partition(read).await,
                     Some(ms) => database.wait_partition(read, patience(ms)).await,
                 };
@@ -240,6 +258,11 @@ impl Context {
         };
         reply.write(protocol, out);
         Ok(())
+    }
+
+    /// Whether this node knows as much of its partitions as such a read asks for.
+    fn knows(&self, consistency: Consistency) -> bool {
+        consistency == Consistency::Local || self.database.is_alone()
     }
 
     /// Waits until this node knows as much of a partition as a read of it asks for.

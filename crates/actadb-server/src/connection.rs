@@ -1,8 +1,10 @@
 //! One connection: reads requests, carries them out in runs, writes answers in order.
 //!
-//! The commands of a run (appends, or others) are in flight together; a run starts when the one
-//! before is answered. So a pipeline of appends shares its syncs, and a command sees all that its
-//! connection sent before it and nothing that it sent after.
+//! The commands of a run (appends, or others) are in flight together, or answered at once, if they
+//! need not wait; a run starts when the one before is answered. So a pipeline of appends shares its
+//! syncs, and a command sees all that its connection sent before it and nothing that it sent after.
+
+mod others;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,21 +14,18 @@ use std::time::Duration;
 
 use actadb::model::outcome::Unknown;
 use actadb::model::transaction::Transaction;
-use actadb::reads::Page;
 use actadb::subscriptions::Arrival;
 use actadb_protocol::catalog;
 use actadb_protocol::error::{Code, ErrorReply};
-use actadb_protocol::event::{write_event, write_page_head};
 use actadb_protocol::framer::{Framer, Limits, ProtocolError, Word};
 use actadb_protocol::reply::{Protocol, Reply};
 use actadb_protocol::request::{self, Request};
-use bytes::BytesMut;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::answer::{Context, Now};
+use crate::answer::Context;
 use crate::following::Following;
 use crate::session::Session;
 use crate::socket::Socket;
@@ -35,14 +34,8 @@ use crate::socket::Socket;
 const COMMANDS_MAX: usize = 4096;
 /// Bytes of requests of one connection in flight together.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
-/// Reads of one connection in flight together: each may answer 16 MiB.
-const READS_MAX: usize = 4;
 /// Answers are written when they have come to this much, or at the end of a batch.
 const WRITE_BYTES: usize = 256 << 10;
-/// So much of a page is sent while the rest is written.
-const PUSH_BYTES: usize = 32 << 10;
-/// Behind an answer of so many bytes others have their turn.
-const TURN_BYTES: usize = 64 << 10;
 /// A connection this small is not closed for what all together hold.
 const HELD_FREE_BYTES: usize = 64 << 10;
 
@@ -73,17 +66,6 @@ enum Event {
 
 /// A request, or why it is none.
 type Parsed = Result<Request, ErrorReply>;
-
-/// Whether it can run among other commands: no append, and nothing that changes the connection or
-/// may wait for ever.
-fn is_other(parsed: &Parsed) -> bool {
-    let of_run = |request: &Request| {
-        !request.runs_alone()
-            && !request.blocks()
-            && !matches!(request, Request::Append(_) | Request::AppendMany(_))
-    };
-    parsed.as_ref().is_ok_and(of_run)
-}
 
 fn parse(words: &[Word<'_>], session: &Session, context: &Context) -> Parsed {
     let command = words.first().and_then(|name| catalog::position(name));
@@ -195,6 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             let more = !batch.is_empty();
             let ends = self.perform(batch).await?;
+            self.write_arrived();
             self.flush().await?;
             if let Some(bad) = bad {
                 return Err(End::Protocol(bad));
@@ -284,6 +267,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn push(&mut self, arrival: Arrival) -> Result<(), End> {
         self.following.write(arrival, WRITE_BYTES, &mut self.socket.out);
         self.flush().await
+    }
+
+    /// Writes what subscriptions have sent meanwhile, if there is room.
+    fn write_arrived(&mut self) {
+        if !self.following.is_idle() {
+            self.following.write_ready(WRITE_BYTES, &mut self.socket.out);
+        }
     }
 
     /// Waits for the answer of something; meanwhile writes what subscriptions send. What `blocks`
@@ -471,117 +461,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         Ok(())
-    }
-
-    /// A run of other commands, answered in order. Nearly always none of them waits.
-    async fn others(&mut self, first: Request, batch: &mut VecDeque<Parsed>) -> Result<(), End> {
-        let protocol = self.session.protocol();
-        let mut next = Some(first);
-        while let Some(request) = next {
-            let before = self.socket.out.len();
-            match self.context.answer_now(request, protocol, &mut self.socket.out) {
-                Now::Answered => {}
-                Now::Page(page) => self.write_page(&page).await?,
-                Now::Later(request) => {
-                    // In a box, as every connection would have room for it all its life.
-                    return Box::pin(self.waiting_others(request, batch)).await;
-                }
-            }
-            if self.socket.out.len() >= WRITE_BYTES {
-                self.flush().await?;
-            }
-            next = match batch.front().is_some_and(is_other) {
-                true => batch.pop_front().and_then(Result::ok),
-                false => None,
-            };
-            if next.is_some() {
-                // Others have their turn, however much one connection asks for at once.
-                match self.socket.out.len() > before + TURN_BYTES {
-                    true => tokio::task::yield_now().await,
-                    false => tokio::task::consume_budget().await,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a page. The front of a long one is sent while the rest is written.
-    async fn write_page(&mut self, page: &Page) -> Result<(), End> {
-        let protocol = self.session.protocol();
-        write_page_head(page.has_more, page.events.len(), protocol, &mut self.socket.out);
-        let mut push_at = PUSH_BYTES;
-        for event in &page.events {
-            write_event(&event.as_ref(), protocol, &mut self.socket.out);
-            if self.socket.out.len() >= WRITE_BYTES {
-                self.flush().await?;
-                push_at = PUSH_BYTES;
-            } else if self.socket.out.len() >= push_at {
-                self.socket.push().await?;
-                push_at = self.socket.out.len() + PUSH_BYTES;
-            }
-        }
-        Ok(())
-    }
-
-    /// A run of other commands of which the first may wait: a few in flight at once, answered in
-    /// order.
-    async fn waiting_others(
-        &mut self,
-        first: Request,
-        batch: &mut VecDeque<Parsed>,
-    ) -> Result<(), End> {
-        let protocol = self.session.protocol();
-        let blocks = first.blocks();
-        if blocks || !batch.front().is_some_and(is_other) {
-            if !blocks && self.following.is_idle() {
-                self.context.answer(first, protocol, &mut self.socket.out).await;
-                return Ok(());
-            }
-            // What is answered already must not wait for what may take for ever.
-            self.flush().await?;
-            let context = self.context.clone();
-            // Few wait so, and every connection would have room for it.
-            let mut answer = Box::pin(async move {
-                let mut out = BytesMut::new();
-                context.answer(first, protocol, &mut out).await;
-                out
-            });
-            let answer = self.meanwhile(answer.as_mut(), blocks).await?;
-            self.socket.out.extend_from_slice(&answer);
-            return Ok(());
-        }
-        let mut next = Some(first);
-        let mut flying = VecDeque::new();
-        loop {
-            while flying.len() < READS_MAX {
-                let request = match next.take() {
-                    Some(request) => request,
-                    None if batch.front().is_some_and(is_other) => match batch.pop_front() {
-                        Some(Ok(request)) => request,
-                        _ => break,
-                    },
-                    None => break,
-                };
-                let context = self.context.clone();
-                flying.push_back(tokio::spawn(async move {
-                    let mut out = BytesMut::new();
-                    context.answer(request, protocol, &mut out).await;
-                    out
-                }));
-            }
-            let Some(answer) = flying.pop_front() else { return Ok(()) };
-            match self.meanwhile(answer, false).await? {
-                Ok(bytes) if self.socket.out.is_empty() => self.socket.out = bytes,
-                Ok(bytes) => self.socket.out.extend_from_slice(&bytes),
-                Err(_panicked) => {
-                    let error = ErrorReply::new(Code::ReadErr, "the command failed inside");
-                    self.context.write_error(error, protocol, &mut self.socket.out);
-                }
-            }
-            if self.socket.out.len() >= WRITE_BYTES {
-                self.flush().await?;
-            }
-        }
     }
 
     /// Writes what has gathered, reading on meanwhile.

@@ -60,6 +60,14 @@ impl Following {
         }
     }
 
+    /// Writes what has arrived, up to about `limit` bytes in `out`.
+    pub fn write_ready(&mut self, limit: usize, out: &mut BytesMut) {
+        while out.len() < limit {
+            let Some(arrival) = self.inlet.as_mut().and_then(Inlet::try_next) else { return };
+            self.write_one(arrival, out);
+        }
+    }
+
     /// Writes what is there when the connection ends.
     pub fn write_rest(&mut self, out: &mut BytesMut) {
         while let Some(arrival) = self.inlet.as_mut().and_then(Inlet::try_next) {

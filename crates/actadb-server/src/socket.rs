@@ -129,7 +129,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
             }
         }
-        if self.out.capacity() > KEPT_BYTES {
+        // What was written counts no more in its capacity, and is there nevertheless.
+        if self.out.try_reclaim(KEPT_BYTES + 1) {
             self.out = BytesMut::new();
         }
         Ok(())

@@ -90,7 +90,7 @@ impl Filling {
         self.bytes += size;
         let events = &mut self.page.events;
         if events.len() == events.capacity() {
-            // In longer strides than a vector takes by itself: an event is 160 bytes to be moved.
+            // In longer strides than a vector takes by itself: an event is 144 bytes to be moved.
             events.reserve((events.len() * 3).max(16).min(self.count - events.len()));
         }
         events.push(event.clone());

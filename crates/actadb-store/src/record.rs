@@ -273,7 +273,10 @@ impl Decoder {
             return Some(*key);
         }
         let key = PartitionKey::of_stream(std::str::from_utf8(stream).ok()?);
-        self.known = Some((SmallVec::from_slice(stream), key));
+        let (known, of) = self.known.get_or_insert_with(|| (SmallVec::new(), key));
+        known.clear();
+        known.extend_from_slice(stream);
+        *of = key;
         Some(key)
     }
 }

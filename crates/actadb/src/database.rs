@@ -5,15 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use actadb_model::event::Event;
 use actadb_model::ids::{BucketId, PartitionId, PartitionKey, Partitioning, hash16};
-use actadb_model::limits::{FULL_SEGMENTS_MAX, INLINE_READ_EVENTS, PAGE_MAX_EVENTS};
+use actadb_model::limits::FULL_SEGMENTS_MAX;
 use actadb_model::names::StreamId;
 use actadb_model::outcome::{AppendError, AppendResult, Appended, ClosedReason, Refusal, Unknown};
 use actadb_model::transaction::Transaction;
 use actadb_store::meta::{Directory, Meta, Seat};
 use actadb_store::open::open_bucket;
-use actadb_store::reader::{Page, Reader};
+use actadb_store::reader::Reader;
 use kameo::prelude::*;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -27,9 +26,8 @@ use crate::cluster::node_files::{note_created, record_path};
 use crate::cluster::topology_actor::{HandOver, TopologyActor};
 use crate::door::PartitionDoor;
 use crate::error::{OpenError, ReadError};
-use crate::executor::{Executor, read_here};
+use crate::executor::Executor;
 use crate::options::Options;
-use crate::reads::{ReadPartition, ReadStream};
 use crate::scrub_board::ScrubBoard;
 use crate::segment_writer_actor::SegmentWriterActor;
 use crate::start::{Starter, queue_size};
@@ -282,44 +280,6 @@ impl Database {
         door.append(connection, group, deadline).await
     }
 
-    /// A page of a stream.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn read_stream(&self, read: ReadStream) -> Result<Page, ReadError> {
-        let ReadStream { stream, partition_key, mut scan } = read;
-        let partition = self.partition_of_stream(&stream, partition_key);
-        scan.count = scan.count.min(PAGE_MAX_EVENTS);
-        let read = move |reader: &Reader| reader.read_stream(stream.as_str(), partition, scan);
-        let page = self.read(partition, scan.count, read).await?;
-        self.count_events(page.events.len());
-        Ok(page)
-    }
-
-    /// A page of a partition.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn read_partition(&self, read: ReadPartition) -> Result<Page, ReadError> {
-        let ReadPartition { partition, mut scan } = read;
-        scan.count = scan.count.min(PAGE_MAX_EVENTS);
-        let read = move |reader: &Reader| reader.read_partition(partition, scan);
-        let page = self.read(partition, scan.count, read).await?;
-        self.count_events(page.events.len());
-        Ok(page)
-    }
-
-    /// The event with an id.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn get(&self, id: Uuid) -> Result<Option<Event>, ReadError> {
-        let partition = self.partition_of_event(id);
-        let event = self.read(partition, 1, move |reader| reader.get(id)).await?;
-        self.count_events(usize::from(event.is_some()));
-        Ok(event)
-    }
-
     /// The latest version of a stream, `None` when it has no events. The key is needed only when
     /// it is not the stream's default one. Linearizable: among several nodes, the others are asked.
     ///
@@ -334,22 +294,6 @@ impl Database {
         self.local_stream_version(stream, partition_key).await
     }
 
-    /// The latest version of a stream that can be read on this node, `None` when there is none.
-    /// Among several nodes there may be later ones.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn local_stream_version(
-        &self,
-        stream: StreamId,
-        partition_key: Option<PartitionKey>,
-    ) -> Result<Option<u64>, ReadError> {
-        let partition = self.partition_of_stream(&stream, partition_key);
-        let read = move |reader: &Reader| reader.stream_head(stream.as_str(), partition);
-        let head = self.read(partition, 1, read).await?;
-        Ok(head.map(|head| head.version))
-    }
-
     /// The last committed sequence of a partition, `None` when it has no events. Linearizable:
     /// among several nodes, the others are asked.
     ///
@@ -361,19 +305,6 @@ impl Database {
     ) -> Result<Option<u64>, ReadError> {
         self.read_index(partition).await?;
         self.local_partition_sequence(partition).await
-    }
-
-    /// The last sequence of a partition that can be read on this node, `None` when there is none.
-    /// Among several nodes there may be later ones.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub async fn local_partition_sequence(
-        &self,
-        partition: PartitionId,
-    ) -> Result<Option<u64>, ReadError> {
-        let read = move |reader: &Reader| Ok(reader.next_sequence(partition).checked_sub(1));
-        self.read(partition, 1, read).await
     }
 
     /// As [`local_partition_sequence`](Self::local_partition_sequence), at once: an error, and no
@@ -509,42 +440,6 @@ impl Database {
             Some(_) if bucket.board.closed().is_none() => Err(ReadError::CatchingUp),
             _ => Err(bucket.closed()),
         }
-    }
-
-    /// Reads some `events`: here, when all of it is in memory, else on a thread that may wait.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        partition: PartitionId,
-        events: usize,
-        job: impl Fn(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        if let Some(links) = &self.inner.links
-            && self.has(partition, links.told(partition)) != Ok(true)
-        {
-            // In a box: few reads wait here, and every connection would have room for it.
-            Box::pin(self.caught_up(partition)).await?;
-        }
-        self.read_on(partition, events, job).await
-    }
-
-    /// As [`read`](Self::read), for who has waited already until this node knows what it must.
-    pub(crate) async fn read_on<T: Send + 'static>(
-        &self,
-        partition: PartitionId,
-        events: usize,
-        job: impl Fn(&Reader) -> Result<T, actadb_store::error::ReadError> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let reader = self.reader(partition)?;
-        self.inner.reads.fetch_add(1, Ordering::Relaxed);
-        let job = move || job(&reader);
-        let here = if events <= INLINE_READ_EVENTS { read_here(&job) } else { None };
-        let answer = match here {
-            Some(answer) => answer,
-            // In a box: thousands of connections may wait in a read, and few of them here.
-            None => Box::pin(self.inner.executor.read(job)).await,
-        };
-        let answer = answer.ok_or_else(|| ReadError::Failed("the read panicked".into()))?;
-        Ok(answer?)
     }
 
     pub(crate) fn count_events(&self, events: usize) {

@@ -44,7 +44,7 @@ mod inbox;
 pub mod metrics;
 pub mod options;
 mod partition_actor;
-mod read_now;
+mod reading;
 pub mod reads;
 mod scrub_actor;
 mod scrub_board;

@@ -26,8 +26,7 @@ use crate::segment_writer_actor::{Confirm, Proposals, SegmentWriterActor, WantSy
 use crate::status::BucketBoard;
 use crate::waiting::{Waiter, Waiting};
 
-/// What was asked is looked up, and what was decided is handed over, behind what was taken, or when
-/// it is this much.
+/// Look-ups and proposals are gathered until the inbox is empty, or until there are this many.
 const TOGETHER_MAX: usize = 64;
 /// Room for appends that arrive together, kept for the next.
 const ARRIVED_KEPT: usize = 256;
@@ -124,14 +123,23 @@ impl PartitionActor {
         }
     }
 
-    /// Takes what the writer and the look-ups have said.
+    /// Takes what the writer and the look-ups have said, until there is enough to settle.
     fn hear(&mut self) {
-        while let Ok(message) = self.from_writer.try_recv() {
+        while !self.is_enough()
+            && let Ok(message) = self.from_writer.try_recv()
+        {
             self.step(Input::Replica(message));
         }
-        while let Ok((fetch, facts)) = self.facts.1.try_recv() {
+        while !self.is_enough()
+            && let Ok((fetch, facts)) = self.facts.1.try_recv()
+        {
             self.step(Input::Facts { fetch, facts });
         }
+    }
+
+    /// Whether what waits to be looked up or handed over should wait no longer.
+    fn is_enough(&self) -> bool {
+        self.proposals.len() + self.lookups.len() >= TOGETHER_MAX
     }
 
     /// Looks up what was asked, and decides what waited for it. All of one kind is done together:
@@ -228,7 +236,7 @@ impl Message<Arrived> for PartitionActor {
             let (count, deadline) = (transactions.len(), deadline.unwrap_or(until));
             let token = self.waiting.add(Waiter { reply: Some(reply), permit, count, deadline });
             self.step(Input::Append { token, connection, transactions });
-            if self.proposals.len() + self.lookups.len() >= TOGETHER_MAX {
+            if self.is_enough() {
                 self.settle();
             }
         }

@@ -38,6 +38,38 @@ fn stream_in(database: &Database, partition: PartitionId) -> StreamId {
         .expect("some")
 }
 
+#[tokio::test]
+async fn hundreds_of_unknown_streams_that_arrive_together_are_all_looked_up() {
+    const STREAMS: u64 = 300;
+    let dir = tempfile::tempdir().expect("dir");
+    // Two heads are known at a time: every round looks up all of them.
+    let options = Options { cached_heads: 2, ..small(dir.path()) };
+    let database = Database::open_with(options).await.expect("opens");
+    let key = PartitionKey::new(Uuid::from_u128(7));
+    for version in 0..4 {
+        let expected = match version {
+            0 => ExpectedVersion::Empty,
+            version => ExpectedVersion::Exact(version - 1),
+        };
+        let appends: Vec<_> = (0..STREAMS)
+            .map(|n| {
+                let new = event(&format!("s-{n}")).expected(expected);
+                let transaction = Transaction::new(key, vec![new]).expect("ok");
+                let database = database.clone();
+                tokio::spawn(async move { database.append(transaction).await })
+            })
+            .collect();
+        for append in appends {
+            let appended = append.await.expect("no panic").expect("appends");
+            assert_eq!(appended.events[0].version, version);
+        }
+    }
+    let partition = database.partitioning().partition_of(key);
+    let last = database.partition_sequence(partition).await.expect("reads");
+    assert_eq!(last, Some(4 * STREAMS - 1));
+    database.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn append_read_close_and_open_again() {
     for execution in [Execution::Threads, Execution::Inline] {

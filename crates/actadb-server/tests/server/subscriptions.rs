@@ -278,6 +278,85 @@ async fn pushes_come_between_the_replies_of_ordinary_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pushes_do_not_wait_for_the_end_of_a_long_pipeline_of_pages() {
+    // 60 MB of replies: far more than sockets hold.
+    const PAGES: usize = 2_000;
+    let fixture = Fixture::start().await;
+    let (mut client, mut writer) = (fixture.client().await, fixture.client().await);
+    let payload = "x".repeat(3_000);
+    for _ in 0..10 {
+        writer.call(&format!("EAPPEND large Happened PAYLOAD {payload}")).await;
+    }
+    let id = client.subscribe("ESUB s FROM LATEST").await;
+    for _ in 0..PAGES {
+        client.send("ESCAN large - +");
+    }
+    client.reply().await;
+    for _ in 0..20 {
+        writer.call("EAPPEND s Happened").await;
+    }
+    for _ in 2..PAGES {
+        client.reply().await;
+    }
+    assert!(!client.1.is_empty(), "nothing was pushed before the last page");
+    client.reply().await;
+    let wanted: Vec<_> = (0..20).map(|n| (n, n)).collect();
+    assert_eq!(client.messages(&id, 20).await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_appends_errors_and_commands_of_one_pipeline_are_answered_in_order() {
+    const ROUNDS: u64 = 40;
+    let fixture = Fixture::start().await;
+    let mut client = fixture.client().await;
+    // Pages of 400 KB: larger than what is sent at once, and still read where they are asked for.
+    let payload = "x".repeat(2_000);
+    for _ in 0..200 {
+        client.send(&format!("EAPPEND large Happened PAYLOAD {payload}"));
+    }
+    let mut ids = Vec::new();
+    for _ in 0..200 {
+        let reply = client.reply().await;
+        ids.push(reply.get("event_id").and_then(Value::text).expect("an id").to_owned());
+    }
+    for n in 0..ROUNDS {
+        client.send("ESCAN large - + COUNT 200");
+        client.send("EAPPEND s Happened");
+        client.send(&format!("EGET {}", ids[n as usize]));
+        client.send("ESCAN large");
+        client.send("ESVER s");
+        client.send("ESCAN large 190 + COUNT 3 REV");
+        client.send("PING");
+        client.send("ESCAN quiet - + BLOCK 1");
+        client.send("EGET 0198a1b2-0000-7000-8000-000000000000");
+    }
+    // It reads nothing for a while; the server cannot write on.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let number = |reply: &Value, key: &str| reply.get(key).and_then(Value::number);
+    let versions = |reply: &Value| -> Vec<u64> {
+        match reply.get("events") {
+            Some(Value::Array(events)) => {
+                events.iter().map(|e| number(e, "stream_version").expect("a version")).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let none: Vec<u64> = Vec::new();
+    for n in 0..ROUNDS {
+        assert_eq!(versions(&client.reply().await), (0..200).collect::<Vec<u64>>());
+        assert_eq!(number(&client.reply().await, "stream_version"), Some(n));
+        assert_eq!(number(&client.reply().await, "stream_version"), Some(n));
+        assert!(matches!(client.reply().await, Value::Error(_)));
+        assert_eq!(client.reply().await, Value::Integer(n as i64));
+        assert_eq!(versions(&client.reply().await), [199, 198, 197]);
+        assert_eq!(client.reply().await, Value::Simple("PONG".into()));
+        assert_eq!(versions(&client.reply().await), none);
+        assert_eq!(client.reply().await, Value::Null);
+    }
+    assert_eq!(client.1, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn escan_and_epscan_wait_for_the_first_event_in_both_protocols() {
     let fixture = Fixture::start().await;
     let (mut client, mut writer) = (fixture.client().await, fixture.client().await);
