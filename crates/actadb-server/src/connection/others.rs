@@ -94,7 +94,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let blocks = first.blocks();
         if blocks || !batch.front().is_some_and(is_other) {
             if !blocks && self.following.is_idle() {
-                self.context.answer(first, protocol, &mut self.socket.out).await;
+                // In a box, as those that wait for ever have room for it, too.
+                Box::pin(self.context.answer(first, protocol, &mut self.socket.out)).await;
                 return Ok(());
             }
             // What is answered already must not wait for what may take for ever.
