@@ -158,10 +158,16 @@ impl Context {
     }
 
     /// Carries out a command that is neither an append nor about the connection, and writes its
-    /// answer.
-    pub async fn answer(&self, request: Request, protocol: Protocol, out: &mut BytesMut) {
+    /// answer. `tried`: it could not be answered [at once](Self::answer_now).
+    pub async fn answer(
+        &self,
+        request: Request,
+        tried: bool,
+        protocol: Protocol,
+        out: &mut BytesMut,
+    ) {
         let start = out.len();
-        if let Err(error) = self.try_answer(request, protocol, out).await {
+        if let Err(error) = self.try_answer(request, tried, protocol, out).await {
             out.truncate(start);
             self.write_error(error, protocol, out);
         }
@@ -191,6 +197,7 @@ impl Context {
     async fn try_answer(
         &self,
         request: Request,
+        tried: bool,
         protocol: Protocol,
         out: &mut BytesMut,
     ) -> Result<(), ErrorReply> {
@@ -198,8 +205,7 @@ impl Context {
         let reply = match request {
             Request::Get(id, consistency) => {
                 self.know(database.partition_of_event(id), consistency).await?;
-                let event = match self.knows(consistency) {
-                    // It was tried at once, see above.
+                let event = match tried && self.knows(consistency) {
                     true => database.get_later(id).await,
                     false => database.get(id).await,
                 };
@@ -212,7 +218,9 @@ impl Context {
                 self.know(partition, range.consistency).await?;
                 let read = ReadStream { stream, partition_key, scan: scan(range) };
                 let page = match range.block_ms {
-                    None if self.knows(range.consistency) => database.read_stream_later(read).await,
+                    None if tried && self.knows(range.consistency) => {
+                        database.read_stream_later(read).await
+                    }
                     None => database.read_stream(read).await,
                     Some(ms) => database.wait_stream(read, patience(ms)).await,
                 };
@@ -225,7 +233,7 @@ impl Context {
                 self.know(partition, range.consistency).await?;
                 let read = ReadPartition { partition, scan: scan(range) };
                 let page = match range.block_ms {
-                    None if self.knows(range.consistency) => {
+                    None if tried && self.knows(range.consistency) => {
                         database.read_partition_later(read).await
                     }
                     None => database.read_partition(read).await,

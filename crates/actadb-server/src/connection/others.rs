@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if blocks || !batch.front().is_some_and(is_other) {
             if !blocks && self.following.is_idle() {
                 // In a box, as those that wait for ever have room for it, too.
-                Box::pin(self.context.answer(first, protocol, &mut self.socket.out)).await;
+                Box::pin(self.context.answer(first, true, protocol, &mut self.socket.out)).await;
                 return Ok(());
             }
             // What is answered already must not wait for what may take for ever.
@@ -104,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // Few wait so, and every connection would have room for it.
             let mut answer = Box::pin(async move {
                 let mut out = BytesMut::new();
-                context.answer(first, protocol, &mut out).await;
+                context.answer(first, true, protocol, &mut out).await;
                 out
             });
             let answer = self.meanwhile(answer.as_mut(), blocks).await?;
@@ -112,6 +112,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(());
         }
         let mut next = Some(first);
+        // Of those that fly together only the first one was.
+        let mut tried = true;
         let mut flying = VecDeque::new();
         loop {
             while flying.len() < READS_MAX {
@@ -124,9 +126,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     None => break,
                 };
                 let context = self.context.clone();
+                let tried = std::mem::take(&mut tried);
                 flying.push_back(tokio::spawn(async move {
                     let mut out = BytesMut::new();
-                    context.answer(request, protocol, &mut out).await;
+                    context.answer(request, tried, protocol, &mut out).await;
                     out
                 }));
             }
