@@ -133,8 +133,10 @@ pub(crate) fn server_binary(given: Option<String>) -> Result<PathBuf, String> {
         let path = std::path::absolute(&path).map_err(|error| format!("{path}: {error}"))?;
         return if path.is_file() { Ok(path) } else { Err(format!("no {}", path.display())) };
     }
+    // Cargo says by itself when it waits for another one, if it is not told to be quiet.
+    println!("building the server (--binary PATH takes one that is there)");
     let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--package", "actadb-server"]);
+    build.args(["build", "--release", "--package", "actadb-server"]);
     run(build.current_dir(workspace()))?;
     Ok(target_dir().join("release/actadb"))
 }

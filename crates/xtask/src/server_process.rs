@@ -19,6 +19,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const READY: &str = "ready to receive connections on ";
 const ENDED: &str = "it ended";
 const ADMIN: &str = "metrics and health on http://";
+const HTTP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a server leaves behind when it ends: its directory, its settings, its log.
 #[derive(Debug)]
@@ -303,8 +304,8 @@ impl ServerProcess {
     /// When it does not answer HTTP.
     pub(crate) fn http(&self, path: &str) -> Result<(u16, String), String> {
         let wrong = |error: std::io::Error| format!("http://{}{path}: {error}", self.admin);
-        let mut stream = TcpStream::connect(self.admin).map_err(wrong)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(wrong)?;
+        let mut stream = TcpStream::connect_timeout(&self.admin, HTTP_PATIENCE).map_err(wrong)?;
+        stream.set_read_timeout(Some(HTTP_PATIENCE)).map_err(wrong)?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: actadb\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).map_err(wrong)?;
         let mut answer = String::new();

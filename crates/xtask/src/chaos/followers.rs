@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::load::until;
-use super::resp::{Client, Value, encode, said};
+use super::resp::{Client, Value, appended, encode, said};
 use crate::server_process::{Home, ServerProcess};
 
 const SUBSCRIPTIONS: usize = 10_000;
@@ -118,7 +118,8 @@ fn blocked(home: &Home) -> Result<String, String> {
         for n in 0..200 {
             let stream = format!("busy-{}", n % 10);
             let command = ["EAPPEND", &stream, "E", "PARTITION_KEY", KEY];
-            writer.call(&command).map_err(said)?;
+            let answer = writer.call(&command).map_err(said)?;
+            appended(&answer).ok_or_else(|| format!("not appended: {answer:?}"))?;
         }
         Ok(())
     };

@@ -44,11 +44,12 @@ fn invalid(text: impl Into<String>) -> io::Error {
 }
 
 impl Client {
-    /// Connects; an answer is waited for up to half a minute.
+    /// Connects; that, and an answer, is waited for up to half a minute.
     pub(super) fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        let patience = Duration::from_secs(30);
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Self(BufReader::new(stream), VecDeque::new()))
     }
 
