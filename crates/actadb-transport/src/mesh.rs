@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actadb_model::limits::PEER_EVENTS;
+use futures::future::OptionFuture;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use futures::stream::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
@@ -121,7 +122,8 @@ impl Mesh {
     {
         let Settings { node, peers, secret, admission, .. } = settings;
         let (events, receiver) = mpsc::channel(PEER_EVENTS);
-        let gate = Arc::new(Gate { secret, admission, events, refused: Mutex::new(None) });
+        let came = peers.iter().map(|_| Notify::new()).collect();
+        let gate = Arc::new(Gate { secret, admission, events, came, refused: Mutex::new(None) });
         let lanes = Arc::new(Lanes(peers.iter().map(|_| Mutex::new(None)).collect()));
         tasks.spawn(accept(gate.clone(), incoming));
         for (number, address) in peers.into_iter().enumerate() {
@@ -234,6 +236,9 @@ async fn listen_to<S: Pipe>(
     let (node, stream) = match timeout(PATIENCE, welcome).await {
         Ok(Ok(welcomed)) => {
             gate.tell_refusal(&from, None);
+            if let Some(came) = gate.came.get(usize::from(welcomed.0)) {
+                came.notify_one();
+            }
             welcomed
         }
         Ok(Err(error)) => return gate.tell_refusal(&from, Some(error)),
@@ -287,6 +292,8 @@ struct Gate {
     secret: Secret,
     admission: Arc<dyn Admission>,
     events: mpsc::Sender<PeerEvent>,
+    /// By number of the node: it was let in, so it is there to be connected to.
+    came: Vec<Notify>,
     /// Why somebody was not let in the last time: who is refused comes again every two seconds.
     refused: Mutex<Option<String>>,
 }
@@ -415,8 +422,12 @@ impl<D: Dial> Connector<D> {
                 Ok(Err(error)) => self.tell(error),
                 Err(_elapsed) => self.tell("it does not answer".into()),
             }
-            sleep(again).await;
-            again = (2 * again).min(AGAIN_MOST);
+            let came = self.gate.came.get(usize::from(self.node));
+            let came = OptionFuture::from(came.map(Notify::notified));
+            tokio::select! {
+                () = sleep(again) => again = (2 * again).min(AGAIN_MOST),
+                Some(()) = came => again = AGAIN_LEAST,
+            }
         }
     }
 

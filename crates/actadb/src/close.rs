@@ -53,8 +53,10 @@ async fn stop_bucket(options: Options, board: Arc<BucketBoard>, parts: BucketPar
     let all = u32::try_from(options.permit_bytes).unwrap_or(u32::MAX);
     // On a full disk they may wait for ever.
     let patience = if board.no_room() { Duration::ZERO } else { options.append_timeout };
-    let _ = tokio::time::timeout(patience, parts.permits.acquire_many(all)).await;
+    let taken = tokio::time::timeout(patience, parts.permits.acquire_many(all)).await;
+    // Closed before they are given back: nobody who waits for some may slip in.
     parts.permits.close();
+    drop(taken);
     let (stopped, is_stopped) = oneshot::channel();
     let told = parts.writer.tell(Stop(stopped)).await.is_ok();
     if told && tokio::time::timeout(STOP_PATIENCE, is_stopped).await.is_err() {

@@ -17,6 +17,7 @@ use actadb_transport::lane::LaneKind;
 use actadb_transport::peers::{Admission, PeerTransport};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::cluster::node_files::StartsFile;
 use crate::cluster::pace::Pace;
@@ -101,7 +102,10 @@ pub(crate) struct Links {
     pub(crate) door: Arc<Door>,
     transport: Arc<dyn PeerTransport>,
     pending: Mutex<Pending>,
+    /// Begins somewhere else in each life: an answer to what the last one asked is nobody's.
     next_token: AtomicU64,
+    /// When another node last asked this one to append.
+    last_asked: Mutex<Option<Instant>>,
     /// What each node told of itself last, this one too.
     reports: Mutex<BTreeMap<u8, Report>>,
     /// By number of the partition: the sequence behind the last event that a client of this node
@@ -128,11 +132,13 @@ impl Links {
         transport: Arc<dyn PeerTransport>,
         catch_up: Pace,
     ) -> Self {
-        let (pending, next_token) = (Mutex::default(), AtomicU64::new(1));
+        let first_token = Uuid::new_v4().as_u64_pair().0;
+        let (pending, next_token) = (Mutex::default(), AtomicU64::new(first_token));
+        let last_asked = Mutex::default();
         let partitions = door.members().hello().shape.partitions;
         let told = (0..partitions).map(|_| AtomicU64::new(0)).collect();
         let reports = Mutex::default();
-        Self { node, door, transport, pending, next_token, reports, told, catch_up }
+        Self { node, door, transport, pending, next_token, last_asked, reports, told, catch_up }
     }
 
     /// A client of this node was told of an event that cannot be read here yet.
@@ -214,12 +220,20 @@ impl Links {
         self.pending().remove(&token);
     }
 
-    /// An append that was forwarded is answered.
-    pub(crate) fn answered(&self, response: AppendResponse) {
-        if let Some((_, sender)) = self.pending().remove(&response.token) {
+    /// An append that was forwarded is answered, by the node that was asked.
+    pub(crate) fn answered(&self, node: u8, response: AppendResponse) {
+        let mut pending = self.pending();
+        if pending.get(&response.token).is_some_and(|(asked, _)| *asked == node)
+            && let Some((_, sender)) = pending.remove(&response.token)
+        {
             // Whoever is gone does not want to know.
             let _ = sender.send(response.results);
         }
+    }
+
+    /// Another node asks this one to append.
+    pub(crate) fn asked(&self) {
+        *self.last_asked() = Some(Instant::now());
     }
 
     /// Waits until nobody waits for another node's answer any more, up to a time.
@@ -230,15 +244,21 @@ impl Links {
         }
     }
 
-    /// Waits until the answers that other nodes wait for are on their way, up to a time, and hears
-    /// and says nothing any more.
+    /// Waits until the answers that other nodes wait for are on their way and nobody asks any
+    /// more, up to a time, and hears and says nothing from then on. Who is told that this node
+    /// stops asks again soon, as long as it knows of no other leader; what it asked of a node that
+    /// is gone already would be an unknown outcome.
     pub(crate) async fn close(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        while !self.transport.is_idle(LaneKind::Control) && Instant::now() < deadline {
+        // The last answers may still be between a lane and a socket.
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < LINGER && Instant::now() < deadline {
             sleep(LOOK_AGAIN).await;
+            if !self.transport.is_idle(LaneKind::Control) {
+                quiet_since = Instant::now();
+            }
+            quiet_since = self.last_asked().map_or(quiet_since, |asked| asked.max(quiet_since));
         }
-        // The last of them may still be between a lane and a socket.
-        sleep(LINGER).await;
         self.transport.close();
     }
 
@@ -256,6 +276,10 @@ impl Links {
     pub(crate) fn lost(&self, node: u8) {
         self.reports().remove(&node);
         self.pending().retain(|_, (asked, _)| *asked != node);
+    }
+
+    fn last_asked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last_asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reports(&self) -> MutexGuard<'_, BTreeMap<u8, Report>> {

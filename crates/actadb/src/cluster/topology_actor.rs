@@ -193,7 +193,7 @@ impl TopologyActor {
                 None => tracing::warn!(node, "a forwarded append cannot be read"),
             },
             FrameKind::Appended => match AppendResponse::decode(body) {
-                Some(response) => self.links.answered(response),
+                Some(response) => self.links.answered(node, response),
                 None => tracing::warn!(node, "the answer to an append cannot be read"),
             },
             FrameKind::Report => match serde_json::from_slice(&body) {
@@ -206,6 +206,7 @@ impl TopologyActor {
 
     /// An append that another node took from a client. It is not forwarded again.
     fn append(&mut self, node: u8, group: u16, request: AppendRequest) {
+        self.links.asked();
         let AppendRequest { token, partition, connection, transactions } = request;
         let links = self.links.clone();
         let answer = move |results: Vec<AppendResult>| {
