@@ -91,6 +91,15 @@ impl Admission {
         taken
     }
 
+    /// Everything that is in no entry: what waits here, and what would have come behind it.
+    pub(crate) fn all(&self) -> From {
+        let mut from = self.next_sequences.clone();
+        for proposal in self.queue.iter().rev() {
+            from.insert(proposal.partition, proposal.first_sequence);
+        }
+        from
+    }
+
     /// Takes out what cannot be written, with all that the same partitions proposed behind it.
     pub(crate) fn refuse(&mut self, cannot: impl Fn(u64) -> bool) -> From {
         let mut refused = From::new();

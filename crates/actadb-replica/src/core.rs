@@ -433,6 +433,8 @@ impl ReplicaCore {
         let stale = self.epoch.is_some_and(|epoch| epoch != self.consensus.term());
         if self.leads && (!leads || stale) {
             self.leads = false;
+            // What is in no entry cannot be appended any more: its clients may ask the new leader.
+            self.refuse_from(self.admission.all(), RefusedReason::NotLeader, out);
             self.epoch = None;
             self.admission.reset([]);
             out.push(Output::Follow);
@@ -489,10 +491,13 @@ impl ReplicaCore {
 
     /// Refuses what cannot be written, with all that the same partitions proposed behind it.
     pub(crate) fn refuse(&mut self, cannot: impl Fn(u64) -> bool, out: &mut Vec<Output>) {
-        let refused: admission::From = self.admission.refuse(cannot);
+        let refused = self.admission.refuse(cannot);
+        self.refuse_from(refused, RefusedReason::NoRoom, out);
+    }
+
+    fn refuse_from(&self, refused: admission::From, reason: RefusedReason, out: &mut Vec<Output>) {
         let Some(epoch) = self.epoch else { return };
         for (partition, from) in refused {
-            let reason = RefusedReason::NoRoom;
             out.push(Output::Refused { partition, epoch, from, reason });
         }
     }
@@ -514,15 +519,21 @@ impl ReplicaCore {
         }
         let leads = !self.consensus.is_alone() && self.consensus.is_leader();
         match stopping.patience {
-            None if leads && self.consensus.hand_over() => {
+            None if leads => {
                 let until = now.mono_ns + ELECTION_TICKS as u64 * TICK_NS;
                 self.stopping = Some(Stopping { patience: Some(until) });
-                return true;
+                self.consensus.hand_over()
             }
-            Some(until) if leads && now.mono_ns < until => {}
-            _ => self.stopped(out),
+            // Nobody may have been known to be there at that moment: each follower is doubted at
+            // every check of the quorum until it answers the next heartbeat.
+            Some(until) if leads && now.mono_ns < until => {
+                self.consensus.takes_proposals() && self.consensus.hand_over()
+            }
+            _ => {
+                self.stopped(out);
+                false
+            }
         }
-        false
     }
 
     pub(crate) fn stopped(&mut self, out: &mut Vec<Output>) {
