@@ -354,6 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Carries out a batch, run by run. Answers whether the connection ends.
     async fn perform(&mut self, mut batch: VecDeque<Parsed>) -> Result<bool, End> {
+        let mut since = None;
         while let Some(parsed) = batch.pop_front() {
             match parsed {
                 Err(error) => {
@@ -377,7 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Ok(Request::Append(first)) => self.appends(first, false, &mut batch).await?,
                 Ok(Request::AppendMany(first)) => self.appends(first, true, &mut batch).await?,
-                Ok(first) => self.others(first, &mut batch).await?,
+                Ok(first) => self.others(first, &mut batch, &mut since).await?,
             }
             if self.socket.out.len() >= WRITE_BYTES {
                 self.flush().await?;
@@ -466,6 +467,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes what has gathered, reading on meanwhile.
     async fn flush(&mut self) -> Result<(), End> {
         if self.socket.out.is_empty() {
+            // The last of it may have been pushed.
+            self.socket.give_back();
             return Ok(());
         }
         // What is read meanwhile comes out of what all connections together may still hold.

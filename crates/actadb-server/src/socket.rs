@@ -129,11 +129,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
             }
         }
+        self.give_back();
+        Ok(())
+    }
+
+    /// Gives a large buffer of replies back, when they are written.
+    pub fn give_back(&mut self) {
         // What was written counts no more in its capacity, and is there nevertheless.
-        if self.out.try_reclaim(KEPT_BYTES + 1) {
+        if self.out.is_empty() && self.out.try_reclaim(KEPT_BYTES + 1) {
             self.out = BytesMut::new();
         }
-        Ok(())
     }
 
     /// Writes of the replies what the socket takes at once.

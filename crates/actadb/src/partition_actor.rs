@@ -142,17 +142,15 @@ impl PartitionActor {
         self.proposals.len() + self.lookups.len() >= TOGETHER_MAX
     }
 
-    /// Looks up what was asked, and decides what waited for it. All of one kind is done together:
-    /// looking up and deciding in turn, each would push the other out of the processor's cache.
+    /// Looks up what was asked, and decides what waited for it, which may let another one ask.
+    /// All of one kind is done together: looking up and deciding in turn, each would push the
+    /// other out of the processor's cache.
     fn look_up(&mut self) {
-        // What was decided may let another one ask.
-        while !self.lookups.is_empty() {
-            let lookups = std::mem::take(&mut self.lookups);
-            let found: Vec<_> =
-                lookups.into_iter().filter_map(|(fetch, keys)| self.fetch(fetch, keys)).collect();
-            for (fetch, facts) in found {
-                self.step(Input::Facts { fetch, facts });
-            }
+        let lookups = std::mem::take(&mut self.lookups);
+        let found: Vec<_> =
+            lookups.into_iter().filter_map(|(fetch, keys)| self.fetch(fetch, keys)).collect();
+        for (fetch, facts) in found {
+            self.step(Input::Facts { fetch, facts });
         }
     }
 
@@ -204,6 +202,12 @@ impl Actor for PartitionActor {
     ) -> Result<Option<Signal<Self>>, Infallible> {
         loop {
             self.settle();
+            while !self.lookups.is_empty() {
+                // As many may have waited for one another as connections append to one stream.
+                tokio::task::coop::consume_budget().await;
+                self.hear();
+                self.settle();
+            }
             tokio::select! {
                 biased;
                 message = self.from_writer.recv(), if !self.writer_gone => match message {

@@ -32,15 +32,16 @@ fn is_other(parsed: &Parsed) -> bool {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// A run of other commands, answered in order. Nearly always none of them waits.
+    /// A run of other commands, answered in order. Nearly always none of them waits. `since`: when
+    /// this connection's turn began.
     pub(super) async fn others(
         &mut self,
         first: Request,
         batch: &mut VecDeque<Parsed>,
+        since: &mut Option<Instant>,
     ) -> Result<(), End> {
         let protocol = self.session.protocol();
         let mut next = Some(first);
-        let mut since = None;
         while let Some(request) = next {
             match self.context.answer_now(request, protocol, &mut self.socket.out) {
                 Now::Answered => {}
@@ -53,16 +54,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.socket.out.len() >= WRITE_BYTES {
                 self.flush().await?;
             }
+            // However much one connection asks for at once.
+            if !batch.is_empty() && since.get_or_insert_with(Instant::now).elapsed() >= TURN {
+                self.write_arrived();
+                tokio::task::yield_now().await;
+                *since = None;
+            }
             next = match batch.front().is_some_and(is_other) {
                 true => batch.pop_front().and_then(Result::ok),
                 false => None,
             };
-            if next.is_some() && since.get_or_insert_with(Instant::now).elapsed() >= TURN {
-                // However much one connection asks for at once.
-                self.write_arrived();
-                tokio::task::yield_now().await;
-                since = None;
-            }
         }
         Ok(())
     }
