@@ -21,3 +21,4 @@ pub mod filter;
 pub mod format;
 pub mod open;
 pub mod sealed;
+mod shards;

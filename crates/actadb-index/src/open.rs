@@ -1,33 +1,12 @@
 //! The index of a segment that still grows: hashes and 32-bit places in memory, nothing else.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 
 use smallvec::SmallVec;
 
 use crate::format::group_lane;
-
-/// Keys are hashes already: their bits are used as they are.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {
-        unreachable!("only 64-bit keys are hashed");
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        // The table takes its bucket from the low bits, where a group has its lane.
-        self.0 = key.rotate_left(32) ^ key;
-    }
-}
-
-type HashedMap<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+use crate::shards::Shards;
 
 /// The sequences of one lane in one segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,9 +40,9 @@ impl Chain {
 #[derive(Clone, Debug, Default)]
 pub struct OpenIndex {
     lanes: BTreeMap<u16, Lane>,
-    groups: HashedMap<SmallVec<[Chain; 1]>>,
+    groups: Shards<SmallVec<[Chain; 1]>>,
     /// The first place of each key.
-    keys: HashedMap<u32>,
+    keys: Shards<u32>,
     /// The other places of keys that have several, or share a hash.
     more_places: BTreeMap<u64, Vec<u32>>,
     terms: Vec<(u64, u64)>,
@@ -79,13 +58,12 @@ impl OpenIndex {
         Self { lanes: lanes.collect(), ..Self::default() }
     }
 
-    /// An index whose lanes begin at these sequences, with room for what another one holds: a
-    /// table that grows while it is in use stops everyone for as long as it takes to move it.
-    pub fn new_after(&self, lanes: impl IntoIterator<Item = (u16, u64)>) -> Self {
-        let mut index = Self::new(lanes);
-        index.keys.reserve(self.keys.len());
-        index.groups.reserve(self.groups.len());
-        index
+    /// The index behind `last`, whose lanes begin at these sequences, in the memory of this one,
+    /// which is used no more.
+    #[must_use]
+    pub fn emptied(self, last: &Self, lanes: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        let (keys, groups) = (self.keys.emptied(&last.keys), self.groups.emptied(&last.groups));
+        Self { keys, groups, ..Self::new(lanes) }
     }
 
     /// Adds the next sequence of a lane.
@@ -101,7 +79,7 @@ impl OpenIndex {
 
     /// Adds a version of a group in a lane.
     pub fn add_posting(&mut self, group: u64, lane: u16, version: u64, place: u32) {
-        let chains = self.groups.entry(group_lane(group, lane)).or_default();
+        let chains = self.groups.of_mut(group).entry(group_lane(group, lane)).or_default();
         self.postings += 1;
         // Two groups that share a hash have two chains; which of them takes a version that both
         // could take does not matter, as answers are candidates.
@@ -116,7 +94,7 @@ impl OpenIndex {
 
     /// Adds a place of a key.
     pub fn add_key(&mut self, key: u64, place: u32) {
-        match self.keys.entry(key) {
+        match self.keys.of_mut(key).entry(key) {
             Entry::Vacant(new) => drop(new.insert(place)),
             Entry::Occupied(_) => self.more_places.entry(key).or_default().push(place),
         }
@@ -207,29 +185,29 @@ impl OpenIndex {
     }
 
     fn chains(&self, group: u64, lane: u16) -> &[Chain] {
-        self.groups.get(&group_lane(group, lane)).map_or(&[], |chains| chains)
+        self.groups.of(group).get(&group_lane(group, lane)).map_or(&[], |chains| chains)
     }
 
     /// Lanes in which a group may have postings, ascending.
     #[must_use]
     pub fn lanes_of_group(&self, group: u64) -> SmallVec<[u16; 2]> {
-        let has = |lane: &u16| self.groups.contains_key(&group_lane(group, *lane));
+        let groups = self.groups.of(group);
+        let has = |lane: &u16| groups.contains_key(&group_lane(group, *lane));
         self.lanes.keys().copied().filter(has).collect()
     }
 
     /// Candidates for a key.
     #[must_use]
     pub fn key_places(&self, key: u64) -> SmallVec<[u32; 2]> {
-        let Some(first) = self.keys.get(&key) else { return SmallVec::new() };
+        let Some(first) = self.keys.of(key).get(&key) else { return SmallVec::new() };
         let more = self.more_places.get(&key).into_iter().flatten();
         std::iter::once(first).chain(more).copied().collect()
     }
 
     /// All postings, sorted.
-    #[expect(clippy::iter_over_hash_type, reason = "sorted before anyone sees it")]
     pub(crate) fn sorted_postings(&self) -> Vec<(u64, u64, u32)> {
         let mut all = Vec::with_capacity(self.postings);
-        for (group_lane, chains) in &self.groups {
+        for (group_lane, chains) in self.groups.iter() {
             for chain in chains {
                 let versions = chain.first..;
                 all.extend(versions.zip(&chain.places).map(|(v, place)| (*group_lane, v, *place)));
@@ -240,10 +218,9 @@ impl OpenIndex {
     }
 
     /// All keys, sorted.
-    #[expect(clippy::iter_over_hash_type, reason = "sorted before anyone sees it")]
     pub(crate) fn sorted_keys(&self) -> Vec<(u64, u32)> {
         let mut all = Vec::with_capacity(self.key_places);
-        for (key, place) in &self.keys {
+        for (key, place) in self.keys.iter() {
             all.push((*key, *place));
         }
         for (key, places) in &self.more_places {
