@@ -12,6 +12,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 const SHARDS: usize = 16;
 /// Memory is used again for as few as a quarter of the keys that it has room for.
 const ROOM_MAX: usize = 4;
+/// More memory than this is not kept for the next index.
+const KEPT_MAX_BYTES: usize = 32 << 20;
 
 /// Keys are hashes already: their bits are used as they are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,9 +47,13 @@ impl<V> Default for Shards<V> {
 }
 
 impl<V> Shards<V> {
-    /// An empty map, in the memory of this one unless that is far too much for as many keys as
-    /// `like` has.
+    /// An empty map, in the memory of this one unless that is very much, or far too much for as
+    /// many keys as `like` has.
     pub(crate) fn emptied(mut self, like: &Self) -> Self {
+        let room: usize = self.0.iter().map(Shard::capacity).sum();
+        if room * size_of::<(u64, V)>() > KEPT_MAX_BYTES {
+            return Self::default();
+        }
         for (map, like) in self.0.iter_mut().zip(&*like.0) {
             map.clear();
             if map.capacity() > ROOM_MAX * like.len() {
@@ -114,5 +120,8 @@ mod tests {
 
         let emptied = keys(10_000).emptied(&keys(100));
         assert_eq!(room(&emptied), 0, "far too much is given back");
+        let many = keys(2_000_000);
+        let emptied = many.clone().emptied(&many);
+        assert_eq!(room(&emptied), 0, "and so is very much");
     }
 }
