@@ -356,6 +356,11 @@ impl PartitionCore {
         if made(Mistake::NumberReusedAfterRefusal) {
             return;
         }
+        if reason == RefusedReason::NotLeader {
+            // What would be decided before the lead is taken away would be in no entry either.
+            self.role = Role::Following;
+            return;
+        }
         self.role = Role::Pausing { from, reason };
         self.resume();
     }

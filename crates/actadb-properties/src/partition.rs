@@ -12,7 +12,9 @@ use actadb_model::ids::{PartitionId, PartitionKey, hash16, with_hash16};
 use actadb_model::keys::{Facts, Keys};
 use actadb_model::names::{EventName, StreamId};
 use actadb_model::numbered::Numbered;
-use actadb_model::outcome::{AppendError, AppendResult, Appended, ClosedReason, Refusal};
+use actadb_model::outcome::{
+    AppendError, AppendResult, Appended, ClosedReason, Refusal, RefusedReason,
+};
 use actadb_model::time::Now;
 use actadb_model::transaction::{NewEvent, Transaction};
 use actadb_model::version::ExpectedVersion;
@@ -216,8 +218,12 @@ impl World {
                 (self.epoch, self.next, self.role) = (*epoch, *next_sequence, Role::Leading);
                 self.losing = true;
             }
-            FromReplica::Refused { epoch, from, .. } if *epoch == self.epoch => {
-                (self.next, self.role) = (*from, Role::Pausing(*from));
+            FromReplica::Refused { epoch, from, reason } if *epoch == self.epoch => {
+                let role = match reason {
+                    RefusedReason::NoRoom => Role::Pausing(*from),
+                    RefusedReason::NotLeader => Role::Following,
+                };
+                (self.next, self.role) = (*from, role);
                 self.refused_below = self.next_token;
             }
             FromReplica::Refused { .. } | FromReplica::Confirmed { .. } => {}

@@ -324,11 +324,10 @@ impl Consensus {
         };
         let mut ready = self.raft.ready();
         let peers = |messages: Vec<Message>| messages.into_iter().filter_map(from_message);
-        // A heartbeat's answer promises nothing about the disk. Behind a write that takes long it
-        // would only make the leader doubt its quorum (etcd sends it at once, too).
-        let (beats, persisted_messages): (Vec<_>, Vec<_>) = peers(ready.take_persisted_messages())
-            .partition(|message| message.kind == PeerKind::HeartbeatResponse);
-        let messages = peers(ready.take_messages()).chain(beats).collect();
+        let messages = peers(ready.take_messages()).collect();
+        // Answers to heartbeats, too: each lets the leader send more, so a follower whose disk
+        // hangs must be silent, or it would have to keep all of that in memory.
+        let persisted_messages = peers(ready.take_persisted_messages()).collect();
         let committed: Vec<Entry> =
             ready.take_committed_entries().into_iter().map(from_engine).collect();
         let life = self.life.to_le_bytes();

@@ -177,6 +177,10 @@ impl Replica {
         let reason = [RefusedReason::NoRoom, RefusedReason::NotLeader][which % 2];
         let epoch = self.epoch;
         self.to_partition.push_back(FromReplica::Refused { epoch, from: first, reason });
+        if reason == RefusedReason::NotLeader {
+            self.leading = false;
+            self.to_partition.push_back(FromReplica::Follow);
+        }
     }
 
     /// Loses the lead, or gets it: some of what was not committed is gone, and somebody else may
