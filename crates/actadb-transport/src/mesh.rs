@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actadb_model::limits::PEER_EVENTS;
-use futures::future::OptionFuture;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use futures::stream::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc};
@@ -122,17 +121,19 @@ impl Mesh {
     {
         let Settings { node, peers, secret, admission, .. } = settings;
         let (events, receiver) = mpsc::channel(PEER_EVENTS);
-        let came = peers.iter().map(|_| Notify::new()).collect();
+        let came: Vec<Arc<Notify>> = peers.iter().map(|_| Arc::default()).collect();
+        let all_came = came.clone();
         let gate = Arc::new(Gate { secret, admission, events, came, refused: Mutex::new(None) });
         let lanes = Arc::new(Lanes(peers.iter().map(|_| Mutex::new(None)).collect()));
         tasks.spawn(accept(gate.clone(), incoming));
-        for (number, address) in peers.into_iter().enumerate() {
+        for ((number, address), came) in peers.into_iter().enumerate().zip(all_came) {
             if number != usize::from(node) {
                 let connector = Connector {
                     gate: gate.clone(),
                     lanes: lanes.clone(),
                     dial: dial.clone(),
                     node: number as u8,
+                    came,
                     address,
                     told: None,
                 };
@@ -293,7 +294,7 @@ struct Gate {
     admission: Arc<dyn Admission>,
     events: mpsc::Sender<PeerEvent>,
     /// By number of the node: it was let in, so it is there to be connected to.
-    came: Vec<Notify>,
+    came: Vec<Arc<Notify>>,
     /// Why somebody was not let in the last time: who is refused comes again every two seconds.
     refused: Mutex<Option<String>>,
 }
@@ -383,6 +384,8 @@ struct Connector<D> {
     lanes: Arc<Lanes>,
     dial: D,
     node: u8,
+    /// It was let in: it is there to be connected to.
+    came: Arc<Notify>,
     address: String,
     /// The last failure that was told: it is told once, however often it comes.
     told: Option<String>,
@@ -422,11 +425,11 @@ impl<D: Dial> Connector<D> {
                 Ok(Err(error)) => self.tell(error),
                 Err(_elapsed) => self.tell("it does not answer".into()),
             }
-            let came = self.gate.came.get(usize::from(self.node));
-            let came = OptionFuture::from(came.map(Notify::notified));
+            // It may have come while its lanes were still open: never without a pause.
+            sleep(AGAIN_LEAST).await;
             tokio::select! {
-                () = sleep(again) => again = (2 * again).min(AGAIN_MOST),
-                Some(()) = came => again = AGAIN_LEAST,
+                () = sleep(again - AGAIN_LEAST) => again = (2 * again).min(AGAIN_MOST),
+                () = self.came.notified() => again = AGAIN_LEAST,
             }
         }
     }

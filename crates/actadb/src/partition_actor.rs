@@ -52,7 +52,7 @@ pub(crate) struct PartitionActor {
     pub(crate) executor: Executor,
     pub(crate) board: Arc<BucketBoard>,
     pub(crate) writer: ActorRef<SegmentWriterActor>,
-    /// From the writer side, in order; looked at before each append.
+    /// From the writer side, in order; looked at before each append, if not enough waits already.
     pub(crate) from_writer: mpsc::Receiver<FromReplica>,
     pub(crate) facts: (mpsc::Sender<FactsAnswer>, mpsc::Receiver<FactsAnswer>),
     pub(crate) reader: Reader,

@@ -93,6 +93,8 @@ type Pending = HashMap<u64, (u8, oneshot::Sender<Vec<AppendResult>>)>;
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long a node that stops leaves its last frames: what is lost is an unknown outcome.
 const LINGER: Duration = Duration::from_millis(50);
+/// How long it waits at most for nobody to ask any more: twice what an election takes.
+const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The way to the other nodes.
 #[derive(Debug)]
@@ -251,13 +253,15 @@ impl Links {
     pub(crate) async fn close(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         // The last answers may still be between a lane and a socket.
+        let asked_until = Instant::now() + ASKED_PATIENCE;
         let mut quiet_since = Instant::now();
         while quiet_since.elapsed() < LINGER && Instant::now() < deadline {
             sleep(LOOK_AGAIN).await;
             if !self.transport.is_idle(LaneKind::Control) {
                 quiet_since = Instant::now();
             }
-            quiet_since = self.last_asked().map_or(quiet_since, |asked| asked.max(quiet_since));
+            let asked = self.last_asked().filter(|asked| *asked < asked_until);
+            quiet_since = asked.map_or(quiet_since, |asked| asked.max(quiet_since));
         }
         self.transport.close();
     }
