@@ -58,14 +58,6 @@ impl OpenIndex {
         Self { lanes: lanes.collect(), ..Self::default() }
     }
 
-    /// The index behind `last`, whose lanes begin at these sequences, in the memory of this one,
-    /// which is used no more.
-    #[must_use]
-    pub fn emptied(self, last: &Self, lanes: impl IntoIterator<Item = (u16, u64)>) -> Self {
-        let (keys, groups) = (self.keys.emptied(&last.keys), self.groups.emptied(&last.groups));
-        Self { keys, groups, ..Self::new(lanes) }
-    }
-
     /// Adds the next sequence of a lane.
     ///
     /// # Panics

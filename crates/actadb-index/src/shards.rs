@@ -1,19 +1,14 @@
 //! Hash maps that grow a piece at a time.
 //!
 //! A hash map that is full moves all of itself, and its new memory is first touched then: a map of
-//! a million keys stops everyone for 50 to 90 ms where a page costs a virtual machine its first
-//! touch. Sixteen of them grow on their own, and one that is not needed any more gives its memory
-//! to the next, which the system has touched already.
+//! a million keys stops everyone for 50 to 90 ms where first touches cost a virtual machine much,
+//! and so does one that is made as large at once. Sixteen of them grow each on its own.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Maps, by the upper bits of their keys.
 const SHARDS: usize = 16;
-/// Memory is used again for as few as a quarter of the keys that it has room for.
-const ROOM_MAX: usize = 4;
-/// More memory than this is not kept for the next index.
-const KEPT_MAX_BYTES: usize = 32 << 20;
 
 /// Keys are hashes already: their bits are used as they are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,22 +42,6 @@ impl<V> Default for Shards<V> {
 }
 
 impl<V> Shards<V> {
-    /// An empty map, in the memory of this one unless that is very much, or far too much for as
-    /// many keys as `like` has.
-    pub(crate) fn emptied(mut self, like: &Self) -> Self {
-        let room: usize = self.0.iter().map(Shard::capacity).sum();
-        if room * size_of::<(u64, V)>() > KEPT_MAX_BYTES {
-            return Self::default();
-        }
-        for (map, like) in self.0.iter_mut().zip(&*like.0) {
-            map.clear();
-            if map.capacity() > ROOM_MAX * like.len() {
-                *map = Shard::default();
-            }
-        }
-        self
-    }
-
     /// The map that a key belongs to.
     pub(crate) fn of(&self, key: u64) -> &Shard<V> {
         &self.0[place(key)]
@@ -87,41 +66,17 @@ fn place(key: u64) -> usize {
 mod tests {
     use super::*;
 
-    fn keys(count: u64) -> Shards<u64> {
-        let mut shards = Shards::default();
-        for n in 0..count {
-            let key = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            shards.of_mut(key).insert(key, n);
-        }
-        shards
-    }
-
-    fn room(shards: &Shards<u64>) -> usize {
-        shards.0.iter().map(Shard::capacity).sum()
-    }
-
     #[test]
     fn keys_are_found_where_they_were_put() {
-        let shards = keys(10_000);
+        let key = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut shards = Shards::default();
+        for n in 0..10_000 {
+            shards.of_mut(key(n)).insert(key(n), n);
+        }
         assert!(shards.0.iter().all(|map| map.len() > 500), "hashes are spread over all maps");
         assert_eq!(shards.iter().count(), 10_000);
         for n in 0..10_000 {
-            let key = u64::wrapping_mul(n, 0x9e37_79b9_7f4a_7c15);
-            assert_eq!(shards.of(key).get(&key), Some(&n));
+            assert_eq!(shards.of(key(n)).get(&key(n)), Some(&n));
         }
-    }
-
-    #[test]
-    fn memory_is_used_again_where_it_fits() {
-        let used = keys(9_000);
-        let before = room(&used);
-        let emptied = used.emptied(&keys(10_000));
-        assert_eq!((emptied.iter().count(), room(&emptied)), (0, before));
-
-        let emptied = keys(10_000).emptied(&keys(100));
-        assert_eq!(room(&emptied), 0, "far too much is given back");
-        let many = keys(2_000_000);
-        let emptied = many.clone().emptied(&many);
-        assert_eq!(room(&emptied), 0, "and so is very much");
     }
 }

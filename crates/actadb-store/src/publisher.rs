@@ -82,9 +82,6 @@ pub struct Publisher {
     shared: Arc<Shared>,
     /// The open segment that new entries go to.
     active: Option<Arc<Segment>>,
-    /// The segment that was sealed last, as it was while it grew: the next index takes over its
-    /// memory.
-    spare: Option<Arc<Segment>>,
     /// Segments that the log left full, in order, until the first entry behind each is published.
     full: VecDeque<FullSegment>,
     published: u64,
@@ -93,7 +90,7 @@ pub struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>, published: u64, last_time_ns: u64) -> Self {
-        Self { shared, active: None, spare: None, full: VecDeque::new(), published, last_time_ns }
+        Self { shared, active: None, full: VecDeque::new(), published, last_time_ns }
     }
 
     /// A reader of what is published.
@@ -250,16 +247,7 @@ impl Publisher {
         let settings = &self.shared.settings;
         let partitions = self.shared.partitioning.partitions_of(settings.identity.bucket());
         let lanes = partitions.map(|p| (p.0, self.shared.next_sequence(p)));
-        let index = match self.active.as_ref().map(|active| active.index()) {
-            Some(SegmentIndex::Open(index)) => {
-                // A reader that has it still keeps it.
-                let spare = self.spare.take().and_then(Arc::into_inner);
-                let used = spare.and_then(Segment::into_open).unwrap_or_default();
-                used.emptied(&crate::segments::read(index), lanes)
-            }
-            _ => OpenIndex::new(lanes),
-        };
-        let index = SegmentIndex::Open(RwLock::new(index));
+        let index = SegmentIndex::Open(RwLock::new(OpenIndex::new(lanes)));
         let segment = Arc::new(Segment::new(&self.shared, number, index));
         let mut list = Vec::clone(&self.shared.list.load());
         list.push(segment.clone());
@@ -314,7 +302,7 @@ impl Publisher {
         let segment = Segment::new(&self.shared, number, SegmentIndex::Sealed(index));
         let mut list = Vec::clone(&self.shared.list.load());
         match list.iter_mut().find(|segment| segment.number() == number) {
-            Some(slot) => self.spare = Some(std::mem::replace(slot, Arc::new(segment))),
+            Some(slot) => *slot = Arc::new(segment),
             None => {
                 list.push(Arc::new(segment));
                 list.sort_by_key(|segment| segment.number());

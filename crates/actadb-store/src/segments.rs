@@ -55,16 +55,6 @@ impl Segment {
         &self.index
     }
 
-    /// Its index in memory, while it has one.
-    pub(crate) fn into_open(self) -> Option<OpenIndex> {
-        match self.index {
-            SegmentIndex::Open(index) => {
-                Some(index.into_inner().unwrap_or_else(PoisonError::into_inner))
-            }
-            SegmentIndex::Sealed(_) => None,
-        }
-    }
-
     /// Path of its file.
     #[must_use]
     pub fn path(&self) -> &PathBuf {
