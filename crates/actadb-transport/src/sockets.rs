@@ -34,6 +34,10 @@ pub trait Sockets: Clone + Send + Sync + Debug + 'static {
 /// minutes, as in Redis.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
+/// Connections that may wait to be taken; the system may allow fewer (`net.core.somaxconn`). With
+/// the 128 that the runtime asks for, whoever connects in a burst is not heard for a second.
+const BACKLOG: i32 = 4096;
+
 /// The sockets of the system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemSockets;
@@ -44,6 +48,7 @@ impl Sockets for SystemSockets {
 
     async fn bind(&self, address: &str) -> io::Result<(TcpListener, SocketAddr)> {
         let listener = TcpListener::bind(address).await?;
+        let _ = rustix::net::listen(&listener, BACKLOG);
         let address = listener.local_addr()?;
         Ok((listener, address))
     }
