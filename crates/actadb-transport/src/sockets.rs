@@ -48,6 +48,7 @@ impl Sockets for SystemSockets {
 
     async fn bind(&self, address: &str) -> io::Result<(TcpListener, SocketAddr)> {
         let listener = TcpListener::bind(address).await?;
+        // Where a system does not take a longer queue later, the short one does.
         let _ = rustix::net::listen(&listener, BACKLOG);
         let address = listener.local_addr()?;
         Ok((listener, address))
