@@ -13,7 +13,9 @@ const DEPTH_MAX: usize = 16;
 /// Longest line, in bytes.
 const LINE_MAX_BYTES: usize = 1 << 20;
 /// Longest bulk string, in bytes.
-const BULK_MAX_BYTES: usize = 1 << 30;
+const BULK_MAX_BYTES: u64 = 1 << 30;
+/// Digits of a number that is read in one pass: so many fit into 63 bits.
+const DIGITS_MAX: usize = 18;
 /// Most elements that room is made for before they have arrived.
 const TRUSTED_ELEMENTS: usize = 1024;
 /// Bulk strings up to this size are copied, larger ones share the buffer they were read into.
@@ -100,7 +102,9 @@ pub struct Skimmed {
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
-    /// Bytes at the front of the buffer known to hold no line end.
+    /// Where the next token begins in the buffer.
+    at: usize,
+    /// Bytes from there on known to hold no line end.
     scanned: usize,
     /// Bytes still missing of a bulk string whose length is known.
     wants: usize,
@@ -118,7 +122,7 @@ enum Shape {
     Map,
 }
 
-/// The next step into a reply; ranges are of the decoder's buffer.
+/// The next step into a reply; ranges are of the decoder's buffer, as are the ends of tokens.
 #[derive(Debug)]
 enum Token {
     Simple(Range<usize>),
@@ -193,13 +197,19 @@ impl Decoder {
     /// # Errors
     /// When the bytes are not a reply.
     pub fn next_value(&mut self) -> Result<Option<Value>, BadReply> {
+        let value = self.build();
+        self.give_back();
+        value
+    }
+
+    fn build(&mut self) -> Result<Option<Value>, BadReply> {
         loop {
-            let Some((token, used)) = self.token()? else { return Ok(None) };
+            let Some((token, end)) = self.token()? else { return Ok(None) };
             let value = match token {
                 Token::Open(shape, length @ 1..) => {
                     check_depth(self.open.len())?;
                     self.open.push(Open::new(shape, length));
-                    self.consume(used);
+                    self.go_on(end);
                     continue;
                 }
                 Token::Open(shape, _) => Open::new(shape, 0).close(),
@@ -213,16 +223,16 @@ impl Decoder {
                     Value::Bulk(Bytes::copy_from_slice(&self.buffer[span]))
                 }
                 Token::Bulk(span) => {
-                    self.consume(span.start);
+                    self.buffer.advance(span.start);
                     let bytes = self.buffer.split_to(span.len()).freeze();
-                    self.consume(used - span.end);
+                    self.go_on(end - span.end);
                     if let Some(reply) = self.place(Value::Bulk(bytes)) {
                         return Ok(Some(reply));
                     }
                     continue;
                 }
             };
-            self.consume(used);
+            self.go_on(end);
             if let Some(reply) = self.place(value) {
                 return Ok(Some(reply));
             }
@@ -259,8 +269,14 @@ impl Decoder {
     /// # Errors
     /// When the bytes are neither.
     pub fn skim_any(&mut self) -> Result<Option<Skimmed>, BadReply> {
+        let skimmed = self.walk();
+        self.give_back();
+        skimmed
+    }
+
+    fn walk(&mut self) -> Result<Option<Skimmed>, BadReply> {
         loop {
-            let Some((token, used)) = self.token()? else { return Ok(None) };
+            let Some((token, end)) = self.token()? else { return Ok(None) };
             let depth = self.walked.len();
             match token {
                 Token::Open(shape, length) => {
@@ -275,7 +291,7 @@ impl Decoder {
                     if length > 0 {
                         check_depth(depth)?;
                         self.walked.push(if shape == Shape::Map { length * 2 } else { length });
-                        self.consume(used);
+                        self.go_on(end);
                         continue;
                     }
                 }
@@ -284,7 +300,7 @@ impl Decoder {
                 }
                 _ => {}
             }
-            self.consume(used);
+            self.go_on(end);
             if self.walked_one() {
                 return Ok(Some(std::mem::take(&mut self.skimmed)));
             }
@@ -303,11 +319,14 @@ impl Decoder {
         true
     }
 
-    /// The token at the front of the buffer and its length in bytes.
+    /// The next token and where it ends.
     fn token(&mut self) -> Result<Option<(Token, usize)>, BadReply> {
-        let Some(end) = self.line_end()? else { return Ok(None) };
-        let used = end + 2;
-        let (kind, line) = (self.buffer[0], 1..end);
+        if let Some((kind, number, end)) = self.number_line() {
+            return self.counted(kind, number, end);
+        }
+        let Some(line_end) = self.line_end()? else { return Ok(None) };
+        let end = line_end + 2;
+        let (kind, line) = (self.buffer[self.at], self.at + 1..line_end);
         let token = match kind {
             b'+' | b'(' => Token::Simple(line),
             b'-' => Token::Error(line),
@@ -319,33 +338,85 @@ impl Decoder {
                 b"f" => Token::Boolean(false),
                 _ => return Err(BadReply("a boolean that is neither t nor f".into())),
             },
-            b'$' | b'=' | b'!' => return self.bulk(kind, line, used),
-            b'*' | b'~' => self.opening(Shape::List, line)?,
-            b'>' => self.opening(Shape::Push, line)?,
-            b'%' => self.opening(Shape::Map, line)?,
+            b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' => {
+                let length: i64 = self.parse(line, "length")?;
+                let Ok(length) = u64::try_from(length) else {
+                    // RESP2's null.
+                    return match length {
+                        -1 => Ok(Some((Token::Null, end))),
+                        _ => Err(BadReply("a length out of range".into())),
+                    };
+                };
+                return self.counted(kind, length, end);
+            }
             _ => {
                 let kind = kind.escape_ascii();
                 return Err(BadReply(format!("a reply that begins with '{kind}'")));
             }
         };
-        Ok(Some((token, used)))
+        Ok(Some((token, end)))
+    }
+
+    /// A line that is a kind and a number without a sign, as nearly every token begins with, read
+    /// in one pass: its kind, its number, its end.
+    fn number_line(&self) -> Option<(u8, u64, usize)> {
+        let (kind, line) = self.buffer[self.at..].split_first()?;
+        if !matches!(kind, b':' | b'$' | b'*' | b'%' | b'>' | b'~' | b'=' | b'!') {
+            return None;
+        }
+        let mut number = 0;
+        for (digits, byte) in line.iter().take(DIGITS_MAX + 1).enumerate() {
+            match byte {
+                b'0'..=b'9' => number = number * 10 + u64::from(byte - b'0'),
+                b'\r' if digits > 0 && line.get(digits + 1) == Some(&b'\n') => {
+                    return Some((*kind, number, self.at + digits + 3));
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// The token of a line that ended at `line_end` and gave its kind a number.
+    fn counted(
+        &mut self,
+        kind: u8,
+        number: u64,
+        line_end: usize,
+    ) -> Result<Option<(Token, usize)>, BadReply> {
+        let shape = match kind {
+            b':' => {
+                let number = i64::try_from(number);
+                let number = number.map_err(|_| BadReply("a number out of range".into()))?;
+                return Ok(Some((Token::Integer(number), line_end)));
+            }
+            b'*' | b'~' => Shape::List,
+            b'>' => Shape::Push,
+            b'%' => Shape::Map,
+            _ => return self.bulk(kind, number, line_end),
+        };
+        match u32::try_from(number) {
+            Ok(length) => Ok(Some((Token::Open(shape, length as usize), line_end))),
+            Err(_) => Err(BadReply("a length out of range".into())),
+        }
     }
 
     fn bulk(
         &mut self,
         kind: u8,
-        line: Range<usize>,
+        length: u64,
         header: usize,
     ) -> Result<Option<(Token, usize)>, BadReply> {
-        let Some(length) = self.length(line, BULK_MAX_BYTES)? else {
-            return Ok(Some((Token::Null, header)));
-        };
-        let (end, used) = (header + length, header + length + 2);
-        if self.buffer.len() < used {
-            self.wants = used - self.buffer.len();
-            return Ok(None);
+        if length > BULK_MAX_BYTES {
+            return Err(BadReply("a length out of range".into()));
         }
-        if self.buffer[end..used] != *b"\r\n" {
+        let end = header + length as usize;
+        let behind = end + 2;
+        let Some(line_end) = self.buffer.get(end..behind) else {
+            self.wants = behind - self.buffer.len();
+            return Ok(None);
+        };
+        if line_end != b"\r\n" {
             return Err(BadReply("a bulk string longer than announced".into()));
         }
         let token = match kind {
@@ -354,22 +425,7 @@ impl Decoder {
             b'=' => Token::Bulk((header + 4).min(end)..end),
             _ => Token::Bulk(header..end),
         };
-        Ok(Some((token, used)))
-    }
-
-    fn opening(&self, shape: Shape, line: Range<usize>) -> Result<Token, BadReply> {
-        let length = self.length(line, u32::MAX as usize)?;
-        Ok(length.map_or(Token::Null, |length| Token::Open(shape, length)))
-    }
-
-    /// An announced length; `None` for RESP2's -1.
-    fn length(&self, line: Range<usize>, most: usize) -> Result<Option<usize>, BadReply> {
-        let length: i64 = self.parse(line, "length")?;
-        if length == -1 {
-            return Ok(None);
-        }
-        let length = usize::try_from(length).ok().filter(|length| *length <= most);
-        length.map(Some).ok_or_else(|| BadReply("a length out of range".into()))
+        Ok(Some((token, behind)))
     }
 
     fn parse<T: std::str::FromStr>(&self, line: Range<usize>, what: &str) -> Result<T, BadReply> {
@@ -381,11 +437,12 @@ impl Decoder {
         })
     }
 
-    /// Where the first line of the buffer ends: the position of its `\r\n`.
+    /// Where the next line ends: the position of its `\r\n`.
     fn line_end(&mut self) -> Result<Option<usize>, BadReply> {
-        let found = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n');
+        let rest = &self.buffer[self.at..];
+        let found = rest[self.scanned..].iter().position(|byte| *byte == b'\n');
         // A line that was found is found again at once, should its bulk string be incomplete.
-        self.scanned = found.map_or(self.buffer.len(), |at| self.scanned + at);
+        self.scanned = found.map_or(rest.len(), |at| self.scanned + at);
         if self.scanned > LINE_MAX_BYTES {
             return Err(BadReply("a line without an end".into()));
         }
@@ -393,16 +450,22 @@ impl Decoder {
             return Ok(None);
         }
         let end = self.scanned.wrapping_sub(1);
-        match self.buffer.get(end) {
-            Some(b'\r') if end > 0 => Ok(Some(end)),
+        match rest.get(end) {
+            Some(b'\r') if end > 0 => Ok(Some(self.at + end)),
             _ => Err(BadReply("a line that does not end in CR LF".into())),
         }
     }
 
-    fn consume(&mut self, bytes: usize) {
-        self.buffer.advance(bytes);
+    /// The next token begins here.
+    fn go_on(&mut self, at: usize) {
+        self.at = at;
         self.scanned = 0;
         self.wants = 0;
+    }
+
+    /// Gives back what was read of the buffer: once for many tokens.
+    fn give_back(&mut self) {
+        self.buffer.advance(std::mem::take(&mut self.at));
     }
 
     fn text(&self, span: Range<usize>) -> String {
@@ -505,9 +568,28 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_every_length_are_read() {
+        for digits in 1..=19 {
+            let most = i64::MAX.to_string()[..digits].parse::<i64>().unwrap();
+            for number in [most, -most] {
+                let bytes = format!(":{number}\r\n").into_bytes();
+                for piece in 1..=bytes.len() {
+                    assert_eq!(decode(&bytes, piece).unwrap(), [Value::Integer(number)]);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_reply_is_refused() {
         let deep = "*1\r\n".repeat(DEPTH_MAX + 1);
-        let bad: [&[u8]; 8] = [
+        let bad: [&[u8]; 14] = [
+            b":9223372036854775808\r\n",
+            b":12\n",
+            b":\r\n",
+            b"$1073741825\r\n",
+            b"*4294967296\r\n",
+            b"$18446744073709551617\r\n",
             b"HTTP/1.1 400 Bad Request\r\n",
             b"+no carriage return\n",
             b"\r\n",
