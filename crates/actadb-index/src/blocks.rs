@@ -27,17 +27,13 @@ impl<T: FromBytes + KnownLayout + Immutable + Unaligned + 'static> Entry for T {
 pub(crate) struct RawPlace(pub(crate) zerocopy::little_endian::U32);
 
 /// The entries of a table that lie in `block`, from entry `at` of the table on.
-pub(crate) fn entries<T: Entry>(
-    block: &Block,
-    table: Table,
-    at: usize,
-) -> impl Iterator<Item = &T> {
+pub(crate) fn entries<T: Entry>(block: &Block, table: Table, at: usize) -> &[T] {
     let rows = per_block::<T>();
     let start = at / rows * rows;
     let used = rows.min(table.count.saturating_sub(start));
     let bytes = &block[..used * size_of::<T>()];
     let all = <[T]>::ref_from_bytes(bytes).unwrap_or(&[]);
-    all.iter().skip(at - start)
+    all.get(at - start..).unwrap_or(&[])
 }
 
 /// Reads a block and compares its checksum.

@@ -275,8 +275,8 @@ impl SealedIndex {
         while at < end {
             let block = self.block_of::<RawPlace>(table, at)?;
             let before = places.len();
-            let found = entries::<RawPlace>(&block, table, at).map(|raw| raw.0.get());
-            places.extend(found.take(end - at));
+            let found = entries::<RawPlace>(&block, table, at).iter().take(end - at);
+            places.extend(found.map(|raw| raw.0.get()));
             at += places.len() - before;
         }
         Ok(places)
@@ -330,9 +330,8 @@ impl SealedIndex {
         while end > 0 && found.len() < limit {
             let start = (end - 1) / per_block::<RawPosting>() * per_block::<RawPosting>();
             let block = self.block_of::<RawPosting>(self.postings, start)?;
-            let inside: Vec<&RawPosting> =
-                entries::<RawPosting>(&block, self.postings, start).take(end - start).collect();
-            for raw in inside.into_iter().rev() {
+            let inside = entries::<RawPosting>(&block, self.postings, start);
+            for raw in inside.iter().take(end - start).rev() {
                 if raw.group_lane.get() != wanted || found.len() == limit {
                     return Ok(found);
                 }
@@ -358,7 +357,7 @@ impl SealedIndex {
                 break;
             }
             let block = self.block_of::<RawPosting>(self.postings, at)?;
-            let row = entries::<RawPosting>(&block, self.postings, at).next();
+            let row = entries::<RawPosting>(&block, self.postings, at).first();
             let Some(row) = row.map(|row| row.group_lane.get()) else { break };
             if row & !0xffff != group & !0xffff {
                 break;
@@ -410,13 +409,18 @@ impl SealedIndex {
         less: &dyn Fn(&T) -> bool,
     ) -> Result<usize, IndexError> {
         let blocks = blocks_for::<T>(table.count);
-        let begins_less = |at: usize| -> Result<bool, IndexError> {
-            let block = self.block_of::<T>(table, at * per_block::<T>())?;
-            let first = entries::<T>(&block, table, at * per_block::<T>()).next();
-            Ok(first.is_some_and(less))
+        let mut last_less = None;
+        let mut begins_less = |number: usize| -> Result<bool, IndexError> {
+            let start = number * per_block::<T>();
+            let block = self.block_of::<T>(table, start)?;
+            let is_less = entries::<T>(&block, table, start).first().is_some_and(less);
+            if is_less {
+                last_less = Some((start, block));
+            }
+            Ok(is_less)
         };
         // The answer lies in the last block whose first entry is less, or right behind it; there
-        // are at least `low` such blocks and at most `high`.
+        // are at least `low` such blocks and at most `high`, and the one before `low` was looked at.
         let (mut low, mut high, mut step) = (0, blocks, 1);
         let mut probe = ((u128::from(hash) * blocks as u128) >> 64) as usize;
         let upwards = probe < blocks && begins_less(probe)?;
@@ -449,11 +453,8 @@ impl SealedIndex {
                 high = middle;
             }
         }
-        let Some(last) = low.checked_sub(1) else { return Ok(0) };
-        let start = last * per_block::<T>();
-        let block = self.block_of::<T>(table, start)?;
-        let inside = entries::<T>(&block, table, start).take_while(|entry| less(entry)).count();
-        Ok(start + inside)
+        let Some((start, block)) = last_less else { return Ok(0) };
+        Ok(start + entries::<T>(&block, table, start).partition_point(less))
     }
 
     /// The block with an entry of a table, out of the cache or verified.
@@ -496,7 +497,7 @@ impl SealedIndex {
     ) -> Result<(), IndexError> {
         for block in 0..blocks_for::<T>(table.count) {
             let bytes = self.block(table.block + block as u64)?;
-            entries::<T>(&bytes, table, block * per_block::<T>()).for_each(&mut *visit);
+            entries::<T>(&bytes, table, block * per_block::<T>()).iter().for_each(&mut *visit);
         }
         Ok(())
     }

@@ -110,8 +110,8 @@ pub struct EventSpans {
 /// One committed event that shares the bytes it was read from.
 ///
 /// A clone costs a reference count. An event keeps the whole buffer it was read from alive (its
-/// record, or all that was committed with it, some megabytes): [detach](Self::detached) what you
-/// keep for long.
+/// record, what was read of a file in one go, or all that was committed with it, some megabytes):
+/// [detach](Self::detached) what you keep for long.
 #[derive(Clone, Debug)]
 pub struct Event {
     head: EventHead,

@@ -15,7 +15,7 @@ use crate::segments::{Segment, Shared};
 use crate::tail::offset_in;
 
 /// A lone record is read with this many bytes; most are smaller.
-const FIRST_READ_BYTES: u64 = 4096;
+const FIRST_READ_BYTES: u64 = 2048;
 /// Records this far apart are read in one go.
 const GAP_BYTES: u64 = 16 << 10;
 
@@ -28,7 +28,7 @@ pub(crate) fn fetch(
     places: &[u32],
     visit: &mut dyn FnMut(&Transaction) -> Result<ControlFlow<()>, ReadError>,
 ) -> Result<ControlFlow<()>, ReadError> {
-    let mut chunk = Chunk { at: 0, bytes: Vec::new() };
+    let mut chunk = Chunk::default();
     let mut entry: Option<(Place, Bytes)> = None;
     let mut decoder = Decoder::new(shared.settings.identity);
     let mut last: Option<(u32, Transaction)> = None;
@@ -39,11 +39,11 @@ pub(crate) fn fetch(
                 Some((body, offset)) => {
                     let length = record::length(&body[offset..]).unwrap_or(0);
                     no_wait::charge(length).map_err(LogError::io("read", segment.path()))?;
-                    transaction(decoder.decode(body, offset), segment, *place)?
+                    transaction(decoder.decode(body.slice(offset..)), segment, *place)?
                 }
                 None => {
-                    let bytes = chunk.record(shared, segment, &places[n..])?;
-                    transaction(decoder.decode(&bytes, 0), segment, *place)?
+                    let record = chunk.record(shared, segment, &places[n..])?;
+                    transaction(decoder.decode(record), segment, *place)?
                 }
             },
         };
@@ -92,14 +92,18 @@ fn transaction(
 }
 
 /// What was read last.
+#[derive(Default)]
 struct Chunk {
     at: u64,
-    bytes: Vec<u8>,
+    bytes: Bytes,
+    /// How many records it was read for.
+    records: usize,
 }
 
 impl Chunk {
-    /// The record at the first of `places`, with bytes of its own: an event that somebody keeps
-    /// must not keep the whole chunk. Shorter than the record only when the file ends before.
+    /// The record at the first of `places`. It shares the chunk if about half of that is wanted, as
+    /// far as the record tells; else it has bytes of its own, as an event that somebody keeps must
+    /// not keep much more than itself. Shorter than the record only when the file ends before.
     fn record(
         &mut self,
         shared: &Shared,
@@ -108,16 +112,20 @@ impl Chunk {
     ) -> Result<Bytes, ReadError> {
         let Some(first) = places.first().copied().map(u64::from) else { return Ok(Bytes::new()) };
         if !self.has_whole(first) {
-            let (low, high) = neighbourhood(places);
-            self.read(segment, low, high - low + FIRST_READ_BYTES)?;
+            let Neighbourhood { low, high, places } = neighbourhood(places);
+            self.read(segment, low, high - low + FIRST_READ_BYTES, places)?;
         }
         let wanted = record::length(self.from(first));
         let wanted = wanted.unwrap_or(0).min(shared.settings.segment_bytes as usize);
         if wanted > self.from(first).len() {
-            self.read(segment, first, wanted as u64)?;
+            self.read(segment, first, wanted as u64, 1)?;
         }
         let found = self.from(first);
-        Ok(Bytes::copy_from_slice(found.get(..wanted).unwrap_or(found)))
+        let record = found.get(..wanted).unwrap_or(found);
+        if wanted.saturating_mul(self.records * 2) >= self.bytes.len() {
+            return Ok(self.bytes.slice_ref(record));
+        }
+        Ok(Bytes::copy_from_slice(record))
     }
 
     fn has_whole(&self, at: u64) -> bool {
@@ -130,30 +138,66 @@ impl Chunk {
         start.and_then(|start| self.bytes.get(start..)).unwrap_or_default()
     }
 
-    fn read(&mut self, segment: &Segment, at: u64, length: u64) -> Result<(), LogError> {
+    fn read(
+        &mut self,
+        segment: &Segment,
+        at: u64,
+        length: u64,
+        records: usize,
+    ) -> Result<(), LogError> {
         let file = segment.file()?;
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.resize(length as usize, 0);
+        let mut bytes = vec![0; length as usize];
         let n = file.read_full_at(&mut bytes, at).map_err(LogError::io("read", segment.path()))?;
         bytes.truncate(n);
-        *self = Self { at, bytes };
+        *self = Self { at, bytes: bytes.into(), records };
         Ok(())
     }
 }
 
-/// Lowest and highest of the places, from the first on, that are worth one read: near each other,
-/// in either direction.
-fn neighbourhood(places: &[u32]) -> (u64, u64) {
+/// Places that are worth one read.
+struct Neighbourhood {
+    low: u64,
+    high: u64,
+    /// How many, equal ones counted once.
+    places: usize,
+}
+
+/// The places, from the first on, that are near each other, in either direction.
+fn neighbourhood(places: &[u32]) -> Neighbourhood {
     let mut places = places.iter().copied().map(u64::from);
     let first = places.next().unwrap_or(0);
-    let (mut low, mut high, mut last) = (first, first, first);
+    let (mut low, mut high, mut last, mut count) = (first, first, first, 1);
     for place in places {
         let (lower, higher) = (low.min(place), high.max(place));
         let wide = higher - lower + FIRST_READ_BYTES > READ_CHUNK_BYTES as u64;
         if place.abs_diff(last) > GAP_BYTES || wide {
             break;
         }
+        count += usize::from(place != last);
         (low, high, last) = (lower, higher, place);
     }
-    (low, high)
+    Neighbourhood { low, high, places: count }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(places: &[u32]) -> (u64, u64, usize) {
+        let Neighbourhood { low, high, places } = neighbourhood(places);
+        (low, high, places)
+    }
+
+    #[test]
+    fn places_near_each_other_are_one_read_whichever_way_they_go() {
+        let gap = GAP_BYTES as u32;
+        assert_eq!(of(&[500]), (500, 500, 1));
+        assert_eq!(of(&[500, 500, 900, 900 + gap]), (500, u64::from(900 + gap), 3));
+        assert_eq!(of(&[900, 500, 500 + gap + 1]), (500, 900, 2));
+        assert_eq!(of(&[500, 500 + gap + 1, 600]), (500, 500, 1));
+        let many: Vec<u32> = (0..1000).map(|n| n * 1000).collect();
+        let (low, high, places) = of(&many);
+        assert!(low == 0 && high + FIRST_READ_BYTES <= READ_CHUNK_BYTES as u64);
+        assert_eq!(places as u64, high / 1000 + 1);
+    }
 }

@@ -203,7 +203,7 @@ pub fn length(bytes: &[u8]) -> Option<usize> {
 /// # Errors
 /// See [`BadRecord`].
 pub fn decode(identity: LogIdentity, bytes: &Bytes) -> Result<Record, BadRecord> {
-    Decoder::new(identity).decode(bytes, 0)
+    Decoder::new(identity).decode(bytes.clone())
 }
 
 /// Reads one record after the other.
@@ -219,13 +219,14 @@ impl Decoder {
         Self { identity, known: None }
     }
 
-    /// Reads the record that begins at a byte of `bytes`. Events share `bytes`.
-    pub(crate) fn decode(&mut self, bytes: &Bytes, at: usize) -> Result<Record, BadRecord> {
-        let (record, kind) = verified(self.identity, bytes.get(at..).unwrap_or_default())?;
+    /// Reads the record at the front of `bytes`. Events share `bytes`.
+    pub(crate) fn decode(&mut self, mut bytes: Bytes) -> Result<Record, BadRecord> {
+        let (record, kind) = verified(self.identity, &bytes)?;
         match kind {
             Kind::Transaction { flags } => {
-                let record = bytes.slice(at..at + record.len());
-                let transaction = self.transaction(record, flags);
+                let length = record.len();
+                bytes.truncate(length);
+                let transaction = self.transaction(bytes, flags);
                 transaction.map(Record::Transaction).ok_or(BadRecord::Malformed)
             }
             Kind::Other(kind) => Ok(Record::Other(kind)),
@@ -239,7 +240,7 @@ impl Decoder {
             Some(key) => key,
             None => self.default_key(part(&record, &head.streams.first()?.span))?,
         };
-        let mut events = SmallVec::with_capacity(head.count);
+        let mut parts: SmallVec<[_; 1]> = SmallVec::with_capacity(head.count);
         for sequence in head.first_sequence..head.first_sequence + head.count as u64 {
             let EventOf { id, version, timestamp_ns, spans } = head.event(&mut cursor)?;
             let event = EventHead {
@@ -251,11 +252,17 @@ impl Decoder {
                 version,
                 timestamp_ns,
             };
-            events.push(Event::new(event, record.clone(), spans));
+            parts.push((event, spans));
         }
         if cursor.position() != record.len() {
             return None;
         }
+        // The last one, nearly always the only one, takes the bytes without another count.
+        let (last, last_spans) = parts.pop()?;
+        let mut events = SmallVec::with_capacity(head.count);
+        let others = parts.into_iter();
+        events.extend(others.map(|(event, spans)| Event::new(event, record.clone(), spans)));
+        events.push(Event::new(last, record, last_spans));
         Some(Transaction {
             partition: head.partition,
             namespace: head.namespace,

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr;
 
 /// Deepest nesting of a reply.
 const DEPTH_MAX: usize = 16;
@@ -440,7 +441,7 @@ impl Decoder {
     /// Where the next line ends: the position of its `\r\n`.
     fn line_end(&mut self) -> Result<Option<usize>, BadReply> {
         let rest = &self.buffer[self.at..];
-        let found = rest[self.scanned..].iter().position(|byte| *byte == b'\n');
+        let found = memchr(b'\n', &rest[self.scanned..]);
         // A line that was found is found again at once, should its bulk string be incomplete.
         self.scanned = found.map_or(rest.len(), |at| self.scanned + at);
         if self.scanned > LINE_MAX_BYTES {
