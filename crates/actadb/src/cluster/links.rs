@@ -294,3 +294,124 @@ impl Links {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use actadb_disk::os::OsDisk;
+    use actadb_membership::record::{PROTOCOL_VERSION, Shape};
+
+    use super::*;
+
+    /// Takes every frame and is never busy.
+    #[derive(Debug, Default)]
+    struct Nowhere {
+        closed: AtomicBool,
+    }
+
+    impl PeerTransport for Nowhere {
+        fn send(&self, _: u8, _: LaneKind, _: Frame) -> bool {
+            true
+        }
+
+        fn is_idle(&self, _: LaneKind) -> bool {
+            true
+        }
+
+        fn close(&self) {
+            self.closed.store(true, Ordering::Relaxed);
+        }
+
+        fn is_connected(&self, _: u8) -> bool {
+            true
+        }
+
+        fn clock_ahead_ms(&self, _: u8) -> Option<i64> {
+            None
+        }
+    }
+
+    fn life_of_node_0() -> (Arc<Links>, Arc<Nowhere>) {
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION,
+            version: String::new(),
+            node: 0,
+            shape: Shape { nodes: 3, partitions: 4, buckets: 1, segment_bytes: 1 << 20 },
+            storage: Uuid::nil(),
+            boot: 1,
+            process: 1,
+            history: Vec::new(),
+            cluster: None,
+            client_address: String::new(),
+        };
+        // Nothing is written to it.
+        let starts = StartsFile::new(Arc::new(OsDisk), Path::new("nowhere"));
+        let door = Arc::new(Door::new(Members::new(hello, None), starts));
+        let transport = Arc::new(Nowhere::default());
+        (Arc::new(Links::new(0, door, transport.clone(), Pace::new(0))), transport)
+    }
+
+    fn forward(links: &Links, node: u8) -> (u64, oneshot::Receiver<Vec<AppendResult>>) {
+        links.forward(node, BucketId(0), PartitionId(0), 7, Vec::new()).expect("it is sent")
+    }
+
+    fn answer(token: u64) -> AppendResponse {
+        AppendResponse { token, results: Vec::new() }
+    }
+
+    #[test]
+    fn an_answer_counts_only_from_the_node_that_was_asked_and_in_the_life_that_asked() {
+        let (last_life, _) = life_of_node_0();
+        let (this_life, _) = life_of_node_0();
+        let (old_token, _old) = forward(&last_life, 1);
+        let (token, mut waiting) = forward(&this_life, 1);
+        assert_ne!(old_token, token, "tokens begin somewhere else in each life");
+        this_life.answered(1, answer(old_token));
+        this_life.answered(2, answer(token));
+        assert!(waiting.try_recv().is_err(), "neither answer is to this question");
+        this_life.answered(1, answer(token));
+        assert!(waiting.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_lost_node_leaves_its_askers_without_an_answer_and_others_waiting() {
+        let (links, _) = life_of_node_0();
+        let (_, mut lost) = forward(&links, 1);
+        let (token, mut waiting) = forward(&links, 2);
+        links.lost(1);
+        assert_eq!(lost.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        links.forget(token);
+        assert_eq!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+
+    /// How long a node that is asked every so often, so many times, takes to leave.
+    async fn leaving(times: u32, every: Duration) -> Duration {
+        let (links, transport) = life_of_node_0();
+        let asker = links.clone();
+        let asking = tokio::spawn(async move {
+            for _ in 0..times {
+                asker.asked();
+                sleep(every).await;
+            }
+        });
+        let start = Instant::now();
+        links.close(Duration::from_secs(60)).await;
+        assert!(transport.closed.load(Ordering::Relaxed));
+        asking.abort();
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leaving_node_stays_while_it_is_asked_but_not_for_ever() {
+        let every = Duration::from_millis(20);
+        assert!(leaving(0, every).await < LINGER + every);
+        let asked_for_a_while = leaving(20, every).await;
+        assert!((every * 20..every * 20 + LINGER * 2).contains(&asked_for_a_while));
+        let asked_for_ever = leaving(1000, every).await;
+        assert!((ASKED_PATIENCE..ASKED_PATIENCE + LINGER * 2).contains(&asked_for_ever));
+        let asked_rarely = leaving(100, LINGER * 4).await;
+        assert!(asked_rarely < LINGER * 3, "who asks again must ask soon");
+    }
+}
