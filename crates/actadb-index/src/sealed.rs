@@ -420,7 +420,7 @@ impl SealedIndex {
             Ok(is_less)
         };
         // The answer lies in the last block whose first entry is less, or right behind it; there
-        // are at least `low` such blocks and at most `high`, and the one before `low` was looked at.
+        // are at least `low` such blocks, of which the last was looked at, and at most `high`.
         let (mut low, mut high, mut step) = (0, blocks, 1);
         let mut probe = ((u128::from(hash) * blocks as u128) >> 64) as usize;
         let upwards = probe < blocks && begins_less(probe)?;

@@ -2,9 +2,11 @@
 
 mod decoder;
 mod event;
+mod lexer;
 
-pub use decoder::{BadReply, Decoder, Skimmed, Value};
+pub use decoder::{Decoder, Skimmed, Value};
 pub use event::{WireEvent, base64};
+pub use lexer::BadReply;
 
 use std::io;
 use std::time::Duration;

@@ -4,19 +4,12 @@
 //! [`Decoder::skim`] only walks over it. What has been read of an unfinished reply is not looked
 //! at again, and nothing large is allocated on the word of an announced length.
 
-use std::ops::Range;
+use bytes::{Bytes, BytesMut};
 
-use bytes::{Buf, Bytes, BytesMut};
-use memchr::memchr;
+use super::lexer::{BadReply, Lexer, Shape, Token};
 
 /// Deepest nesting of a reply.
 const DEPTH_MAX: usize = 16;
-/// Longest line, in bytes.
-const LINE_MAX_BYTES: usize = 1 << 20;
-/// Longest bulk string, in bytes.
-const BULK_MAX_BYTES: u64 = 1 << 30;
-/// Digits of a number that is read in one pass: so many fit into 63 bits.
-const DIGITS_MAX: usize = 18;
 /// Most elements that room is made for before they have arrived.
 const TRUSTED_ELEMENTS: usize = 1024;
 /// Bulk strings up to this size are copied, larger ones share the buffer they were read into.
@@ -81,11 +74,6 @@ impl Value {
     }
 }
 
-/// Bytes that are not a reply. The connection is of no use after it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadReply(String);
-
 /// What [`Decoder::skim`] saw of a reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Skimmed {
@@ -102,38 +90,12 @@ pub struct Skimmed {
 /// Cuts replies out of the bytes it is given.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    buffer: BytesMut,
-    /// Where the next token begins in the buffer.
-    at: usize,
-    /// Bytes from there on known to hold no line end.
-    scanned: usize,
-    /// Bytes still missing of a bulk string whose length is known.
-    wants: usize,
+    lexer: Lexer,
     /// Unfinished lists and maps of a reply that is being built, outermost first.
     open: Vec<Open>,
     /// Elements missing of the unfinished lists and maps of a reply that is walked over.
     walked: Vec<usize>,
     skimmed: Skimmed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    List,
-    Push,
-    Map,
-}
-
-/// The next step into a reply; ranges are of the decoder's buffer, as are the ends of tokens.
-#[derive(Debug)]
-enum Token {
-    Simple(Range<usize>),
-    Error(Range<usize>),
-    Bulk(Range<usize>),
-    Integer(i64),
-    Double(f64),
-    Boolean(bool),
-    Null,
-    Open(Shape, usize),
 }
 
 #[derive(Debug)]
@@ -184,13 +146,13 @@ impl Open {
 impl Decoder {
     /// Where to read to.
     pub fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.buffer
+        &mut self.lexer.buffer
     }
 
     /// How much is missing of a bulk string whose length is known: room worth making.
     #[must_use]
     pub fn wants(&self) -> usize {
-        self.wants.min(1 << 20)
+        self.lexer.wants.min(1 << 20)
     }
 
     /// The next reply; `None` when more bytes are needed.
@@ -199,41 +161,40 @@ impl Decoder {
     /// When the bytes are not a reply.
     pub fn next_value(&mut self) -> Result<Option<Value>, BadReply> {
         let value = self.build();
-        self.give_back();
+        self.lexer.give_back();
         value
     }
 
     fn build(&mut self) -> Result<Option<Value>, BadReply> {
         loop {
-            let Some((token, end)) = self.token()? else { return Ok(None) };
+            let Some((token, end)) = self.lexer.token()? else { return Ok(None) };
             let value = match token {
                 Token::Open(shape, length @ 1..) => {
                     check_depth(self.open.len())?;
                     self.open.push(Open::new(shape, length));
-                    self.go_on(end);
+                    self.lexer.go_on(end);
                     continue;
                 }
                 Token::Open(shape, _) => Open::new(shape, 0).close(),
-                Token::Simple(span) => Value::Simple(self.text(span)),
-                Token::Error(span) => Value::Error(self.text(span)),
+                Token::Simple(span) => Value::Simple(self.lexer.text(span)),
+                Token::Error(span) => Value::Error(self.lexer.text(span)),
                 Token::Integer(number) => Value::Integer(number),
                 Token::Double(number) => Value::Double(number),
                 Token::Boolean(yes) => Value::Boolean(yes),
                 Token::Null => Value::Null,
                 Token::Bulk(span) if span.len() <= COPIED_BYTES => {
-                    Value::Bulk(Bytes::copy_from_slice(&self.buffer[span]))
+                    Value::Bulk(Bytes::copy_from_slice(&self.lexer.buffer[span]))
                 }
                 Token::Bulk(span) => {
-                    self.buffer.advance(span.start);
-                    let bytes = self.buffer.split_to(span.len()).freeze();
-                    self.go_on(end - span.end);
+                    let bytes = self.lexer.take(&span);
+                    self.lexer.go_on(end - span.end);
                     if let Some(reply) = self.place(Value::Bulk(bytes)) {
                         return Ok(Some(reply));
                     }
                     continue;
                 }
             };
-            self.go_on(end);
+            self.lexer.go_on(end);
             if let Some(reply) = self.place(value) {
                 return Ok(Some(reply));
             }
@@ -271,13 +232,13 @@ impl Decoder {
     /// When the bytes are neither.
     pub fn skim_any(&mut self) -> Result<Option<Skimmed>, BadReply> {
         let skimmed = self.walk();
-        self.give_back();
+        self.lexer.give_back();
         skimmed
     }
 
     fn walk(&mut self) -> Result<Option<Skimmed>, BadReply> {
         loop {
-            let Some((token, end)) = self.token()? else { return Ok(None) };
+            let Some((token, end)) = self.lexer.token()? else { return Ok(None) };
             let depth = self.walked.len();
             match token {
                 Token::Open(shape, length) => {
@@ -292,16 +253,16 @@ impl Decoder {
                     if length > 0 {
                         check_depth(depth)?;
                         self.walked.push(if shape == Shape::Map { length * 2 } else { length });
-                        self.go_on(end);
+                        self.lexer.go_on(end);
                         continue;
                     }
                 }
                 Token::Error(span) if self.skimmed.error.is_none() => {
-                    self.skimmed.error = Some(self.text(span));
+                    self.skimmed.error = Some(self.lexer.text(span));
                 }
                 _ => {}
             }
-            self.go_on(end);
+            self.lexer.go_on(end);
             if self.walked_one() {
                 return Ok(Some(std::mem::take(&mut self.skimmed)));
             }
@@ -318,159 +279,6 @@ impl Decoder {
             self.walked.pop();
         }
         true
-    }
-
-    /// The next token and where it ends.
-    fn token(&mut self) -> Result<Option<(Token, usize)>, BadReply> {
-        if let Some((kind, number, end)) = self.number_line() {
-            return self.counted(kind, number, end);
-        }
-        let Some(line_end) = self.line_end()? else { return Ok(None) };
-        let end = line_end + 2;
-        let (kind, line) = (self.buffer[self.at], self.at + 1..line_end);
-        let token = match kind {
-            b'+' | b'(' => Token::Simple(line),
-            b'-' => Token::Error(line),
-            b':' => Token::Integer(self.parse(line, "number")?),
-            b',' => Token::Double(self.parse(line, "double")?),
-            b'_' => Token::Null,
-            b'#' => match &self.buffer[line] {
-                b"t" => Token::Boolean(true),
-                b"f" => Token::Boolean(false),
-                _ => return Err(BadReply("a boolean that is neither t nor f".into())),
-            },
-            b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' => {
-                let length: i64 = self.parse(line, "length")?;
-                let Ok(length) = u64::try_from(length) else {
-                    // RESP2's null.
-                    return match length {
-                        -1 => Ok(Some((Token::Null, end))),
-                        _ => Err(BadReply("a length out of range".into())),
-                    };
-                };
-                return self.counted(kind, length, end);
-            }
-            _ => {
-                let kind = kind.escape_ascii();
-                return Err(BadReply(format!("a reply that begins with '{kind}'")));
-            }
-        };
-        Ok(Some((token, end)))
-    }
-
-    /// A line that is a kind and a number without a sign, as nearly every token begins with, read
-    /// in one pass: its kind, its number, its end.
-    fn number_line(&self) -> Option<(u8, u64, usize)> {
-        let (kind, line) = self.buffer[self.at..].split_first()?;
-        if !matches!(kind, b':' | b'$' | b'*' | b'%' | b'>' | b'~' | b'=' | b'!') {
-            return None;
-        }
-        let mut number = 0;
-        for (digits, byte) in line.iter().take(DIGITS_MAX + 1).enumerate() {
-            match byte {
-                b'0'..=b'9' => number = number * 10 + u64::from(byte - b'0'),
-                b'\r' if digits > 0 && line.get(digits + 1) == Some(&b'\n') => {
-                    return Some((*kind, number, self.at + digits + 3));
-                }
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    /// The token of a line that ended at `line_end` and gave its kind a number.
-    fn counted(
-        &mut self,
-        kind: u8,
-        number: u64,
-        line_end: usize,
-    ) -> Result<Option<(Token, usize)>, BadReply> {
-        let shape = match kind {
-            b':' => {
-                let number = i64::try_from(number);
-                let number = number.map_err(|_| BadReply("a number out of range".into()))?;
-                return Ok(Some((Token::Integer(number), line_end)));
-            }
-            b'*' | b'~' => Shape::List,
-            b'>' => Shape::Push,
-            b'%' => Shape::Map,
-            _ => return self.bulk(kind, number, line_end),
-        };
-        match u32::try_from(number) {
-            Ok(length) => Ok(Some((Token::Open(shape, length as usize), line_end))),
-            Err(_) => Err(BadReply("a length out of range".into())),
-        }
-    }
-
-    fn bulk(
-        &mut self,
-        kind: u8,
-        length: u64,
-        header: usize,
-    ) -> Result<Option<(Token, usize)>, BadReply> {
-        if length > BULK_MAX_BYTES {
-            return Err(BadReply("a length out of range".into()));
-        }
-        let end = header + length as usize;
-        let behind = end + 2;
-        let Some(line_end) = self.buffer.get(end..behind) else {
-            self.wants = behind - self.buffer.len();
-            return Ok(None);
-        };
-        if line_end != b"\r\n" {
-            return Err(BadReply("a bulk string longer than announced".into()));
-        }
-        let token = match kind {
-            b'!' => Token::Error(header..end),
-            // A verbatim string begins with a format of three letters and a colon.
-            b'=' => Token::Bulk((header + 4).min(end)..end),
-            _ => Token::Bulk(header..end),
-        };
-        Ok(Some((token, behind)))
-    }
-
-    fn parse<T: std::str::FromStr>(&self, line: Range<usize>, what: &str) -> Result<T, BadReply> {
-        let line = &self.buffer[line];
-        let parsed = std::str::from_utf8(line).ok().and_then(|text| text.parse().ok());
-        parsed.ok_or_else(|| {
-            let shown = line[..line.len().min(32)].escape_ascii();
-            BadReply(format!("'{shown}' where a {what} belongs"))
-        })
-    }
-
-    /// Where the next line ends: the position of its `\r\n`.
-    fn line_end(&mut self) -> Result<Option<usize>, BadReply> {
-        let rest = &self.buffer[self.at..];
-        let found = memchr(b'\n', &rest[self.scanned..]);
-        // A line that was found is found again at once, should its bulk string be incomplete.
-        self.scanned = found.map_or(rest.len(), |at| self.scanned + at);
-        if self.scanned > LINE_MAX_BYTES {
-            return Err(BadReply("a line without an end".into()));
-        }
-        if found.is_none() {
-            return Ok(None);
-        }
-        let end = self.scanned.wrapping_sub(1);
-        match rest.get(end) {
-            Some(b'\r') if end > 0 => Ok(Some(self.at + end)),
-            _ => Err(BadReply("a line that does not end in CR LF".into())),
-        }
-    }
-
-    /// The next token begins here.
-    fn go_on(&mut self, at: usize) {
-        self.at = at;
-        self.scanned = 0;
-        self.wants = 0;
-    }
-
-    /// Gives back what was read of the buffer: once for many tokens.
-    fn give_back(&mut self) {
-        self.buffer.advance(std::mem::take(&mut self.at));
-    }
-
-    fn text(&self, span: Range<usize>) -> String {
-        String::from_utf8_lossy(&self.buffer[span]).into_owned()
     }
 }
 
@@ -523,7 +331,7 @@ mod tests {
                 values.push(value);
             }
         }
-        assert!(decoder.buffer.is_empty() && decoder.open.is_empty(), "left over");
+        assert!(decoder.lexer.buffer.is_empty() && decoder.open.is_empty(), "left over");
         Ok(values)
     }
 
