@@ -91,19 +91,18 @@ fn transaction(
     }
 }
 
-/// What was read last.
+/// What was read last, for records near each other.
 #[derive(Default)]
 struct Chunk {
     at: u64,
     bytes: Bytes,
-    /// How many records it was read for.
-    records: usize,
+    /// About half of it is wanted: its records share it. A page then keeps at most twice what it
+    /// asked for.
+    is_shared: bool,
 }
 
 impl Chunk {
-    /// The record at the first of `places`. It shares the chunk if about half of that is wanted, as
-    /// far as the record tells; else it has bytes of its own, as an event that somebody keeps must
-    /// not keep much more than itself. Shorter than the record only when the file ends before.
+    /// The record at the first of `places`. Shorter than the record only when the file ends before.
     fn record(
         &mut self,
         shared: &Shared,
@@ -112,20 +111,29 @@ impl Chunk {
     ) -> Result<Bytes, ReadError> {
         let Some(first) = places.first().copied().map(u64::from) else { return Ok(Bytes::new()) };
         if !self.has_whole(first) {
-            let Neighbourhood { low, high, places } = neighbourhood(places);
-            self.read(segment, low, high - low + FIRST_READ_BYTES, places)?;
+            self.fill(segment, places)?;
         }
         let wanted = record::length(self.from(first));
         let wanted = wanted.unwrap_or(0).min(shared.settings.segment_bytes as usize);
-        if wanted > self.from(first).len() {
-            self.read(segment, first, wanted as u64, 1)?;
+        match self.from(first).get(..wanted) {
+            Some(record) if self.is_shared => Ok(self.bytes.slice_ref(record)),
+            Some(record) => Ok(Bytes::copy_from_slice(record)),
+            // By itself: those before it, of a page in reverse, are in the chunk.
+            None => Ok(read(segment, first, wanted as u64)?),
         }
-        let found = self.from(first);
-        let record = found.get(..wanted).unwrap_or(found);
-        if wanted.saturating_mul(self.records * 2) >= self.bytes.len() {
-            return Ok(self.bytes.slice_ref(record));
-        }
-        Ok(Bytes::copy_from_slice(record))
+    }
+
+    /// Reads what is near the first of the places.
+    fn fill(&mut self, segment: &Segment, places: &[u32]) -> Result<(), LogError> {
+        let Neighbourhood { low, high, count } = neighbourhood(places);
+        let bytes = read(segment, low, high - low + FIRST_READ_BYTES)?;
+        *self = Self { at: low, bytes, is_shared: false };
+        // A record of many events is there once.
+        let near = places[..count].chunk_by(PartialEq::eq).filter_map(|same| same.first());
+        let found = near.map(|place| self.from((*place).into()));
+        let wanted = found.map(|found| record::length(found).unwrap_or(0).min(found.len()));
+        self.is_shared = wanted.sum::<usize>() * 2 >= self.bytes.len();
+        Ok(())
     }
 
     fn has_whole(&self, at: u64) -> bool {
@@ -137,46 +145,39 @@ impl Chunk {
         let start = at.checked_sub(self.at).and_then(|start| usize::try_from(start).ok());
         start.and_then(|start| self.bytes.get(start..)).unwrap_or_default()
     }
+}
 
-    fn read(
-        &mut self,
-        segment: &Segment,
-        at: u64,
-        length: u64,
-        records: usize,
-    ) -> Result<(), LogError> {
-        let file = segment.file()?;
-        let mut bytes = vec![0; length as usize];
-        let n = file.read_full_at(&mut bytes, at).map_err(LogError::io("read", segment.path()))?;
-        bytes.truncate(n);
-        *self = Self { at, bytes: bytes.into(), records };
-        Ok(())
-    }
+/// Reads bytes of a segment's file, fewer where it ends.
+fn read(segment: &Segment, at: u64, length: u64) -> Result<Bytes, LogError> {
+    let file = segment.file()?;
+    let mut bytes = vec![0; length as usize];
+    let n = file.read_full_at(&mut bytes, at).map_err(LogError::io("read", segment.path()))?;
+    bytes.truncate(n);
+    Ok(bytes.into())
 }
 
 /// Places that are worth one read.
 struct Neighbourhood {
     low: u64,
     high: u64,
-    /// How many, equal ones counted once.
-    places: usize,
+    /// How many there are.
+    count: usize,
 }
 
 /// The places, from the first on, that are near each other, in either direction.
 fn neighbourhood(places: &[u32]) -> Neighbourhood {
-    let mut places = places.iter().copied().map(u64::from);
-    let first = places.next().unwrap_or(0);
-    let (mut low, mut high, mut last, mut count) = (first, first, first, 1);
-    for place in places {
+    let first = places.first().copied().map_or(0, u64::from);
+    let (mut low, mut high, mut last, mut count) = (first, first, first, 0);
+    for place in places.iter().copied().map(u64::from) {
         let (lower, higher) = (low.min(place), high.max(place));
         let wide = higher - lower + FIRST_READ_BYTES > READ_CHUNK_BYTES as u64;
         if place.abs_diff(last) > GAP_BYTES || wide {
             break;
         }
-        count += usize::from(place != last);
+        count += 1;
         (low, high, last) = (lower, higher, place);
     }
-    Neighbourhood { low, high, places: count }
+    Neighbourhood { low, high, count }
 }
 
 #[cfg(test)]
@@ -184,20 +185,21 @@ mod tests {
     use super::*;
 
     fn of(places: &[u32]) -> (u64, u64, usize) {
-        let Neighbourhood { low, high, places } = neighbourhood(places);
-        (low, high, places)
+        let Neighbourhood { low, high, count } = neighbourhood(places);
+        (low, high, count)
     }
 
     #[test]
     fn places_near_each_other_are_one_read_whichever_way_they_go() {
         let gap = GAP_BYTES as u32;
         assert_eq!(of(&[500]), (500, 500, 1));
-        assert_eq!(of(&[500, 500, 900, 900 + gap]), (500, u64::from(900 + gap), 3));
+        assert_eq!(of(&[500, 500, 900, 900 + gap]), (500, u64::from(900 + gap), 4));
         assert_eq!(of(&[900, 500, 500 + gap + 1]), (500, 900, 2));
         assert_eq!(of(&[500, 500 + gap + 1, 600]), (500, 500, 1));
+        assert_eq!(of(&[]), (0, 0, 0));
         let many: Vec<u32> = (0..1000).map(|n| n * 1000).collect();
-        let (low, high, places) = of(&many);
+        let (low, high, count) = of(&many);
         assert!(low == 0 && high + FIRST_READ_BYTES <= READ_CHUNK_BYTES as u64);
-        assert_eq!(places as u64, high / 1000 + 1);
+        assert_eq!(count as u64, high / 1000 + 1);
     }
 }

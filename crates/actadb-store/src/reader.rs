@@ -40,7 +40,8 @@ pub struct Scan {
 /// Events in the order asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// The events.
+    /// The events. They may share what was read in one go: [detach](Event::detached) those kept for
+    /// long.
     pub events: Vec<Event>,
     /// Whether another event within the bounds exists.
     pub has_more: bool,

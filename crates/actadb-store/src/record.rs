@@ -240,7 +240,8 @@ impl Decoder {
             Some(key) => key,
             None => self.default_key(part(&record, &head.streams.first()?.span))?,
         };
-        let mut parts: SmallVec<[_; 1]> = SmallVec::with_capacity(head.count);
+        let mut events = SmallVec::with_capacity(head.count);
+        let mut last = None;
         for sequence in head.first_sequence..head.first_sequence + head.count as u64 {
             let EventOf { id, version, timestamp_ns, spans } = head.event(&mut cursor)?;
             let event = EventHead {
@@ -252,17 +253,16 @@ impl Decoder {
                 version,
                 timestamp_ns,
             };
-            parts.push((event, spans));
+            if let Some((before, spans)) = last.replace((event, spans)) {
+                events.push(Event::new(before, record.clone(), spans));
+            }
         }
         if cursor.position() != record.len() {
             return None;
         }
         // The last one, nearly always the only one, takes the bytes without another count.
-        let (last, last_spans) = parts.pop()?;
-        let mut events = SmallVec::with_capacity(head.count);
-        let others = parts.into_iter();
-        events.extend(others.map(|(event, spans)| Event::new(event, record.clone(), spans)));
-        events.push(Event::new(last, record, last_spans));
+        let (event, spans) = last?;
+        events.push(Event::new(event, record, spans));
         Some(Transaction {
             partition: head.partition,
             namespace: head.namespace,

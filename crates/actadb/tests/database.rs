@@ -11,7 +11,7 @@ use actadb::model::outcome::{AppendError, Refusal, Unknown};
 use actadb::model::transaction::{NewEvent, Transaction};
 use actadb::model::version::ExpectedVersion;
 use actadb::options::{Execution, FsyncMode, Options};
-use actadb::reads::{ReadPartition, ReadStream};
+use actadb::reads::{ReadPartition, ReadStream, Scan};
 use actadb_disk::sim::SimDisk;
 use uuid::Uuid;
 
@@ -67,6 +67,37 @@ async fn hundreds_of_unknown_streams_that_arrive_together_are_all_looked_up() {
     let partition = database.partitioning().partition_of(key);
     let last = database.partition_sequence(partition).await.expect("reads");
     assert_eq!(last, Some(4 * STREAMS - 1));
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_reverse_reads_the_file_as_often_as_one_forward() {
+    let dir = tempfile::tempdir().expect("dir");
+    let database = Database::open_with(small(dir.path())).await.expect("opens");
+    // A hundred records larger than what a lone one is read with, and then more than is kept in
+    // memory.
+    for bytes in [[3 << 10; 100].as_slice(), &[240 << 10; 45]].concat() {
+        let new = event("a").payload(vec![b'x'; bytes]);
+        database.append(Transaction::single(new).expect("ok")).await.expect("appends");
+    }
+    let page = |reverse| {
+        let scan = Scan { from: 0, to: 99, count: 100, reverse };
+        let read = ReadStream { stream: stream("a"), partition_key: None, scan };
+        // Answered where it is asked as long as it reads 512 KiB at the most; the page has 300.
+        let page = database.read_stream_now(&read)?.expect("reads");
+        let versions: Vec<u64> = page.events.iter().map(|event| event.version()).collect();
+        Some(versions)
+    };
+    // Opens the files.
+    let one = ReadStream::all(stream("a")).to(99).count(1);
+    database.read_stream(one.clone()).await.expect("reads");
+    database.read_stream(one.reverse()).await.expect("reads");
+    // Not every file system can answer out of its cache only.
+    if let Some(forward) = page(false) {
+        assert_eq!(forward, (0..100).collect::<Vec<u64>>());
+        let reverse = page(true).expect("a page in reverse reads no more");
+        assert_eq!(reverse, (0..100).rev().collect::<Vec<u64>>());
+    }
     database.close().await;
 }
 

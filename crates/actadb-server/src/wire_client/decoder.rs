@@ -167,7 +167,7 @@ impl Decoder {
 
     fn build(&mut self) -> Result<Option<Value>, BadReply> {
         loop {
-            let Some((token, end)) = self.lexer.token()? else { return Ok(None) };
+            let Some((token, mut end)) = self.lexer.token()? else { return Ok(None) };
             let value = match token {
                 Token::Open(shape, length @ 1..) => {
                     check_depth(self.open.len())?;
@@ -186,12 +186,8 @@ impl Decoder {
                     Value::Bulk(Bytes::copy_from_slice(&self.lexer.buffer[span]))
                 }
                 Token::Bulk(span) => {
-                    let bytes = self.lexer.take(&span);
-                    self.lexer.go_on(end - span.end);
-                    if let Some(reply) = self.place(Value::Bulk(bytes)) {
-                        return Ok(Some(reply));
-                    }
-                    continue;
+                    end -= span.end;
+                    Value::Bulk(self.lexer.take(&span))
                 }
             };
             self.lexer.go_on(end);
@@ -419,6 +415,19 @@ mod tests {
         decoder.buffer().extend_from_slice(b"*4000000000\r\n$1000000000\r\n");
         assert_eq!(decoder.next_value(), Ok(None));
         assert!(decoder.wants() <= 1 << 20);
+    }
+
+    #[test]
+    fn what_is_missing_of_a_bulk_string_is_known_to_the_byte() {
+        let mut decoder = Decoder::default();
+        decoder.buffer().extend_from_slice(b":1\r\n*2\r\n:7\r\n$10\r\n12345");
+        assert_eq!(decoder.next_value(), Ok(Some(Value::Integer(1))));
+        assert_eq!((decoder.next_value(), decoder.wants()), (Ok(None), 7));
+        decoder.buffer().extend_from_slice(b"67890\r");
+        assert_eq!((decoder.next_value(), decoder.wants()), (Ok(None), 1));
+        decoder.buffer().extend_from_slice(b"\n");
+        let list = vec![Value::Integer(7), bulk(b"1234567890")];
+        assert_eq!((decoder.next_value(), decoder.wants()), (Ok(Some(Value::Array(list))), 0));
     }
 
     #[test]

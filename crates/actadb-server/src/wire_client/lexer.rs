@@ -8,7 +8,9 @@ use memchr::memchr;
 /// Longest line, in bytes.
 const LINE_MAX_BYTES: usize = 1 << 20;
 /// Longest bulk string, in bytes.
-const BULK_MAX_BYTES: u64 = 1 << 30;
+const BULK_MAX_BYTES: u32 = 1 << 30;
+/// Most elements of a list, most pairs of a map.
+const ELEMENTS_MAX: u32 = u32::MAX;
 /// Digits of a number that is read in one pass: so many fit into 63 bits.
 const DIGITS_MAX: usize = 18;
 
@@ -61,7 +63,6 @@ impl Lexer {
         let token = match kind {
             b'+' | b'(' => Token::Simple(line),
             b'-' => Token::Error(line),
-            b':' => Token::Integer(self.parse(line, "number")?),
             b',' => Token::Double(self.parse(line, "double")?),
             b'_' => Token::Null,
             b'#' => match &self.buffer[line] {
@@ -69,16 +70,9 @@ impl Lexer {
                 b"f" => Token::Boolean(false),
                 _ => return Err(BadReply("a boolean that is neither t nor f".into())),
             },
-            b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' => {
-                let length: i64 = self.parse(line, "length")?;
-                let Ok(length) = u64::try_from(length) else {
-                    // RESP2's null.
-                    return match length {
-                        -1 => Ok(Some((Token::Null, end))),
-                        _ => Err(BadReply("a length out of range".into())),
-                    };
-                };
-                return self.counted(kind, length, end);
+            b':' | b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' => {
+                let number = self.parse(line, "number")?;
+                return self.counted(kind, number, end);
             }
             _ => {
                 let kind = kind.escape_ascii();
@@ -90,15 +84,15 @@ impl Lexer {
 
     /// A line that is a kind and a number without a sign, as nearly every token begins with, read
     /// in one pass: its kind, its number, its end.
-    fn number_line(&self) -> Option<(u8, u64, usize)> {
+    fn number_line(&self) -> Option<(u8, i64, usize)> {
         let (kind, line) = self.buffer[self.at..].split_first()?;
         if !matches!(kind, b':' | b'$' | b'*' | b'%' | b'>' | b'~' | b'=' | b'!') {
             return None;
         }
         let mut number = 0;
-        for (digits, byte) in line.iter().take(DIGITS_MAX + 1).enumerate() {
+        for (digits, byte) in line.iter().enumerate() {
             match byte {
-                b'0'..=b'9' => number = number * 10 + u64::from(byte - b'0'),
+                b'0'..=b'9' if digits < DIGITS_MAX => number = number * 10 + i64::from(byte - b'0'),
                 b'\r' if digits > 0 && line.get(digits + 1) == Some(&b'\n') => {
                     return Some((*kind, number, self.at + digits + 3));
                 }
@@ -112,36 +106,28 @@ impl Lexer {
     fn counted(
         &mut self,
         kind: u8,
-        number: u64,
+        number: i64,
         line_end: usize,
     ) -> Result<Option<(Token, usize)>, BadReply> {
-        let shape = match kind {
-            b':' => {
-                let number = i64::try_from(number);
-                let number = number.map_err(|_| BadReply("a number out of range".into()))?;
-                return Ok(Some((Token::Integer(number), line_end)));
-            }
-            b'*' | b'~' => Shape::List,
-            b'>' => Shape::Push,
-            b'%' => Shape::Map,
-            _ => return self.bulk(kind, number, line_end),
+        let token = match (kind, number) {
+            (b':', _) => Token::Integer(number),
+            // RESP2's null.
+            (_, -1) => Token::Null,
+            (b'*' | b'~', _) => Token::Open(Shape::List, length(number, ELEMENTS_MAX)?),
+            (b'>', _) => Token::Open(Shape::Push, length(number, ELEMENTS_MAX)?),
+            (b'%', _) => Token::Open(Shape::Map, length(number, ELEMENTS_MAX)?),
+            _ => return self.bulk(kind, length(number, BULK_MAX_BYTES)?, line_end),
         };
-        match u32::try_from(number) {
-            Ok(length) => Ok(Some((Token::Open(shape, length as usize), line_end))),
-            Err(_) => Err(BadReply("a length out of range".into())),
-        }
+        Ok(Some((token, line_end)))
     }
 
     fn bulk(
         &mut self,
         kind: u8,
-        length: u64,
+        length: usize,
         header: usize,
     ) -> Result<Option<(Token, usize)>, BadReply> {
-        if length > BULK_MAX_BYTES {
-            return Err(BadReply("a length out of range".into()));
-        }
-        let end = header + length as usize;
+        let end = header + length;
         let behind = end + 2;
         let Some(line_end) = self.buffer.get(end..behind) else {
             self.wants = behind - self.buffer.len();
@@ -203,9 +189,16 @@ impl Lexer {
         String::from_utf8_lossy(&self.buffer[span]).into_owned()
     }
 
-    /// The bytes of a token's span, without a copy; the buffer begins behind it then.
+    /// The bytes of a token's span, without a copy. The buffer begins behind it then, and the next
+    /// token has to be [set](Self::go_on) anew.
     pub(super) fn take(&mut self, span: &Range<usize>) -> Bytes {
         self.buffer.advance(span.start);
         self.buffer.split_to(span.len()).freeze()
     }
+}
+
+/// An announced length.
+fn length(number: i64, most: u32) -> Result<usize, BadReply> {
+    let length = u32::try_from(number).ok().filter(|length| *length <= most);
+    length.map(|length| length as usize).ok_or_else(|| BadReply("a length out of range".into()))
 }
