@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use actadb::error::OpenError;
 use actadb::model::limits::NODES_MAX;
 use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
 
@@ -210,6 +211,11 @@ fn check(settings: &Settings, origins: &BTreeMap<String, Origin>) -> Result<(), 
     ];
     if let Some((key, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
         return bad(key, format!("must be at least {least}, got {value}"));
+    }
+    if let Err(OpenError::Options(what)) = settings.options().check()
+        && let Some((key, what)) = what.split_once(' ')
+    {
+        return bad(key, what.to_owned());
     }
     let open = !client.ip().is_loopback()
         && settings.auth.password.is_empty()

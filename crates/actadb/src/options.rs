@@ -105,6 +105,14 @@ impl Options {
         }
     }
 
+    /// Checks the values against each other, without looking at the directory.
+    ///
+    /// # Errors
+    /// [`OpenError::Options`], whose text begins with the configuration key.
+    pub fn check(&self) -> Result<(), OpenError> {
+        self.partitioning().map(drop)
+    }
+
     /// Checks the values against each other.
     pub(crate) fn partitioning(&self) -> Result<Partitioning, OpenError> {
         let range = limits::SEGMENT_MIN_BYTES..=limits::SEGMENT_MAX_BYTES;

@@ -63,6 +63,16 @@ fn mistakes_are_told_by_key_and_place() {
     assert!(error.contains("fsync.mode") || error.contains("sometimes"), "{error}");
     let error = plain("[partition]\ncount = 70000");
     assert!(error.contains("partition.count"), "{error}");
+    for (file, key) in [
+        ("[segment]\nsize_bytes = 5", "segment.size_bytes: must be"),
+        ("[segment]\nzero_fill_bytes = 5", "segment.zero_fill_bytes: must be"),
+        ("[append]\npermit_bytes = 5", "append.permit_bytes: must be"),
+        ("[bucket]\ncount = 0", "bucket.count: must be"),
+        ("[partition]\ncount = 0", "partition.count: must be"),
+    ] {
+        let error = plain(file);
+        assert!(error.contains(key) && error.contains("my.toml"), "{error}");
+    }
     let error = plain("[network]\ndefault_protocol = 4");
     assert!(error.contains("must be 2 or 3, got 4"), "{error}");
     let error = plain("this is no toml");
